@@ -1,0 +1,24 @@
+"""analysis room: numbers computed from rows, each with an interval over queries.
+
+Nothing here imports torch.
+"""
+
+from relscope.analysis.effects import EFFECT_COLUMNS, TINY_GAP, site_effects
+from relscope.analysis.intervals import Estimate, bootstrap_weights, percentile_interval
+from relscope.analysis.maps import SiteMap, layer_head_map, layer_region_map, top_heads
+from relscope.analysis.quality import JudgeQuality, judge_quality
+
+__all__ = [
+    "EFFECT_COLUMNS",
+    "TINY_GAP",
+    "Estimate",
+    "JudgeQuality",
+    "SiteMap",
+    "bootstrap_weights",
+    "judge_quality",
+    "layer_head_map",
+    "layer_region_map",
+    "percentile_interval",
+    "site_effects",
+    "top_heads",
+]

@@ -1,0 +1,110 @@
+"""How sure is a number that was computed from these queries? Bootstrap intervals over queries.
+
+Pairs of one query share it and are not independent, so whole queries are resampled, with replacement
+(a cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). A
+resample is kept as weights: how often each pair was drawn. A mean under all resamples is then one matrix
+product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from relscope.errors import InputError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its percentile interval.
+
+    `low` and `high` are NaN where no interval can be given, as from one query alone.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """`value`, `low` and `high` for JSON, where NaN becomes null."""
+        return {
+            name: None if np.isnan(number) else float(number)
+            for name, number in (("value", self.value), ("low", self.low), ("high", self.high))
+        }
+
+    def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.value:.2f}"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def bootstrap_weights(query_ids: Sequence[str], n_resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each pair is drawn when queries are resampled with replacement.
+
+    Parameters
+    ----------
+    query_ids : the query of each pair, in the order of the pairs.
+
+    Returns
+    -------
+    [resample, pair] float64 counts. All pairs of one query have the same count, and over queries the counts
+    of one resample sum to the number of queries. A query's draws depend on its place among the sorted query
+    ids only, neither on the order of the pairs nor on how many pairs a query has.
+
+    Raises
+    ------
+    InputError
+        No pairs, or fewer than one resample.
+    """
+    if len(query_ids) == 0:
+        raise InputError("no pairs to resample: an interval needs at least one")
+    if n_resamples < 1:
+        raise InputError(f"n_resamples is {n_resamples}; give at least 1")
+    queries, cluster = np.unique(np.asarray(query_ids, dtype=str), return_inverse=True)
+    n_queries = len(queries)
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(n_queries, np.full(n_queries, 1.0 / n_queries), size=n_resamples)
+    return counts.astype(np.float64)[:, cluster]
+
+
+def percentile_interval(
+    resampled: NDArray[np.float64], confidence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper percentile of `resampled` [..., resample] over its last axis, each of shape [...].
+
+    Raises
+    ------
+    InputError
+        `confidence` is not between 0 and 1.
+    """
+    check_confidence(confidence)
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(resampled, [tail, 1.0 - tail], axis=-1)
+    return low, high
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse a confidence level outside the open interval (0, 1), which often is a percentage by mistake."""
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence is {confidence}; give a number between 0 and 1, such as 0.95")
+
+
+def queries_of(pair_ids: pd.Series, query_of: Mapping[str, str]) -> NDArray[np.str_]:
+    """The query of each pair.
+
+    Raises
+    ------
+    InputError
+        A pair is not in `query_of`, as when rows and manifest are of different runs.
+    """
+    unknown = sorted({str(pair_id) for pair_id in pair_ids.unique()} - query_of.keys())
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} pairs of the rows have no query, such as {unknown[0]!r}; "
+            "are rows and manifest of the same run?"
+        )
+    return np.array([query_of[str(pair_id)] for pair_id in pair_ids], dtype=str)

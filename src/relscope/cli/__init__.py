@@ -1,0 +1,23 @@
+"""The command line: parses options, delegates to study and report, prints.
+
+torch is imported only inside commands, so that `relscope --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the `relscope` command.
+
+    Exit status: 0 done; 1 a check failed; 2 something that was given cannot be used; 130 interrupted.
+    """
+    from relscope.cli.commands import app
+    from relscope.errors import InputError
+
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        print(f"relscope: {error}", file=sys.stderr)
+        sys.exit(2)

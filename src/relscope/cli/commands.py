@@ -1,0 +1,226 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relscope.cli import options as o
+
+if TYPE_CHECKING:
+    from relscope.study import StudyConfig
+
+app = typer.Typer(
+    name="relscope",
+    help="Which attention heads and MLPs make a language model judge a document relevant? Exact causal patching.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        import relscope
+
+        print(relscope.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _relscope(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    study: o.Study = None,
+    model: o.Model = None,
+    adapter: o.Adapter = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    data: o.Data = None,
+    prompt: o.Prompt = None,
+    negatives: o.Negatives = None,
+    pairs: o.Pairs = None,
+    filter: o.Filter = None,
+    experiments: o.Experiments = None,
+    regions: o.Regions = None,
+    components: o.Components = None,
+    direction: o.Direction = None,
+    seed: o.Seed = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    memory: o.Memory = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; an unfinished run in it is continued.")
+    ] = None,
+) -> None:
+    """Run a study and write its report. An interrupted run goes on when the command is given again."""
+    config = o.study_config(study, _given(locals()))
+    folder = out if out is not None else Path("runs") / _folder_name(config)
+    try:
+        from relscope.cli.show import OUT, print_quality, progress_shown
+        from relscope.study import quality_of, run_study
+
+        with progress_shown() as progress:
+            finished = run_study(config, folder, progress)
+        from relscope.report import build_report
+
+        report = build_report(folder)
+    except KeyboardInterrupt:
+        print(
+            f"\nrelscope: interrupted; what is done is kept in {folder}. To go on: "
+            f"{_command_again(folder, out is None)}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    print_quality(quality_of(finished), len(finished.manifest.exclusions))
+    OUT.print(f"rows:   {folder / 'rows'}")
+    OUT.print(f"report: {report}")
+
+
+@app.command()
+def plan(
+    study: o.Study = None,
+    model: o.Model = None,
+    adapter: o.Adapter = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    data: o.Data = None,
+    prompt: o.Prompt = None,
+    negatives: o.Negatives = None,
+    pairs: o.Pairs = None,
+    experiments: o.Experiments = None,
+    regions: o.Regions = None,
+    components: o.Components = None,
+    direction: o.Direction = None,
+    seed: o.Seed = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    memory: o.Memory = None,
+) -> None:
+    """Say what a run will take before it starts: patches, operations, memory, time."""
+    config = o.study_config(study, _given(locals()))
+    from relscope.cli.show import print_plan, progress_shown
+    from relscope.study import plan_study
+
+    with progress_shown() as progress:
+        planned = plan_study(config, progress)
+    print_plan(planned)
+
+
+@app.command()
+def judge(
+    study: o.Study = None,
+    model: o.Model = None,
+    adapter: o.Adapter = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    data: o.Data = None,
+    prompt: o.Prompt = None,
+    negatives: o.Negatives = None,
+    pairs: o.Pairs = None,
+    seed: o.Seed = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")
+    ] = False,
+) -> None:
+    """Judge every pair: logit difference, accuracy, F1, ROC AUC, paired accuracy, with intervals."""
+    config = o.study_config(study, _given(locals()))
+    from relscope.cli.show import ERR, judgement_json, print_json, print_judgement, progress_shown
+    from relscope.study import judge_pairs
+
+    with progress_shown() as progress:
+        judgement = judge_pairs(config, progress)
+    if as_json:
+        print_json(judgement_json(judgement))
+        if judgement.quality.at_chance:
+            ERR.print(f"warning: {judgement.quality.sentence}", markup=False)
+    else:
+        print_judgement(judgement)
+
+
+@app.command()
+def prompts(
+    study: o.Study = None,
+    model: o.Model = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    data: o.Data = None,
+    prompt: o.Prompt = None,
+    negatives: o.Negatives = None,
+    pairs: o.Pairs = 2,
+    seed: o.Seed = None,
+) -> None:
+    """Print prompts with their regions coloured, to check the spans by eye."""
+    config = o.study_config(study, _given(locals()))
+    from relscope.cli.show import OUT, progress_shown
+    from relscope.study import render_prompts, show_prompt
+
+    with progress_shown() as progress:
+        aligned, exclusions = render_prompts(config, progress)
+    for pair in aligned:
+        for name, rendered in (("clean", pair.clean), ("corrupted", pair.corrupted)):
+            OUT.rule(f"{pair.pair_id}, {name}, {len(rendered.ids)} tokens", style="dim")
+            show_prompt(OUT, rendered)
+    for exclusion in exclusions:
+        OUT.print(f"excluded: {exclusion.pair_id}: {exclusion.reason} ({exclusion.detail})", markup=False)
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file, adapter folder, or smollm2-135m.")],
+    adapter: o.Adapter = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    prompt: o.Prompt = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+) -> None:
+    """Check what patching assumes of a model, clause by clause. Exit status 1 if a clause fails."""
+    config = o.study_config(None, _given(locals()))
+    from relscope.cli.show import print_check
+    from relscope.study import check_model
+
+    outcome = check_model(config)
+    print_check(outcome)
+    if not outcome.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Rebuild the report of a run from its rows alone."""
+    from relscope.report import build_report
+
+    print(f"report: {build_report(run)}")
+
+
+def _given(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in ("study", "out", "as_json")}
+
+
+def _folder_name(config: StudyConfig) -> str:
+    parts = (config.model, config.data, config.prompt.format, config.prompt.order)
+    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", Path(part).name).strip("-") for part in parts)
+
+
+def _command_again(folder: Path, default_folder: bool) -> str:
+    """The command that continues this run: the same words, with the folder named."""
+    words = ["relscope", *sys.argv[1:]]
+    if default_folder:
+        words += ["--out", str(folder)]
+    return shlex.join(words)

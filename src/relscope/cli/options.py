@@ -1,0 +1,149 @@
+"""Options that several commands share, and how they combine with a study's YAML file: an option wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relscope.errors import InputError
+
+if TYPE_CHECKING:
+    from relscope.study import StudyConfig
+
+_MODEL, _DATA, _STUDY, _MACHINE = "Model", "Data and prompts", "What is measured", "Machine"
+
+Study = Annotated[Path | None, typer.Argument(metavar="[STUDY.yaml]", help="Any of the options below, in YAML.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", rich_help_panel=_MODEL,
+                 help="Hub id, folder, GGUF file, adapter folder, or smollm2-135m (embedded; the default)."),
+]  # fmt: skip
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", rich_help_panel=_MODEL, help="PEFT adapter, folder or hub id.")
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", rich_help_panel=_MODEL, help="Branch, tag or commit of a hub id.")
+]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option("--trust-remote-code", rich_help_panel=_MODEL, help="Run code that comes with the model."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", rich_help_panel=_MACHINE, help="auto (float32), float32, bfloat16 or float16."),
+]
+Device = Annotated[str | None, typer.Option("--device", rich_help_panel=_MACHINE, help="auto, cpu, cuda, cuda:1, mps.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", "-d", rich_help_panel=_DATA,
+                 help="demo (the default), FILE.jsonl of pairs, BEIR folder, TREC folder or YAML, ir_datasets:ID."),
+]  # fmt: skip
+Negatives = Annotated[
+    str | None,
+    typer.Option("--negatives", rich_help_panel=_DATA, help="hard (BM25 top 100; the default) or random."),
+]
+Pairs = Annotated[int | None, typer.Option("--pairs", "-n", rich_help_panel=_DATA, help="At most so many pairs.")]
+Prompt = Annotated[
+    str | None,
+    typer.Option("--prompt", "-p", rich_help_panel=_DATA,
+                 help="pointwise-dqi (the default), -qdi, -idq, pairwise-dqi, -idq, or a YAML file of texts."),
+]  # fmt: skip
+Seed = Annotated[int | None, typer.Option("--seed", rich_help_panel=_DATA, help="Decides which negatives are drawn.")]
+Filter = Annotated[
+    str | None,
+    typer.Option("--filter", rich_help_panel=_DATA, help="all (the default), or correct: pairs judged correctly."),
+]
+Experiments = Annotated[
+    str | None,
+    typer.Option("--experiments", "-e", rich_help_panel=_STUDY, help="flow, heads, or flow,heads (the default)."),
+]
+Regions = Annotated[
+    str | None,
+    typer.Option("--regions", "-r", rich_help_panel=_STUDY,
+                 help="Of all chosen experiments: query, document, instruction, last, all, other, query.first, ..."),
+]  # fmt: skip
+Components = Annotated[
+    str | None,
+    typer.Option(
+        "--components",
+        rich_help_panel=_STUDY,
+        help="Of flow: attn_out, mlp_out, resid_post (the default: all).",
+    ),
+]
+Direction = Annotated[
+    str | None,
+    typer.Option("--direction", rich_help_panel=_STUDY,
+                 help="denoise (clean into corrupted; the default) or noise."),
+]  # fmt: skip
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", rich_help_panel=_MACHINE, help="Bound on patched activations held at once (1GiB)."),
+]
+
+_EXPERIMENTS = ("flow", "heads")
+
+
+def study_config(study: Path | None, given: Mapping[str, Any]) -> StudyConfig:
+    """The configuration of a YAML file (or of none) with the options that were given on top.
+
+    Raises:
+        InputError: the file or an option cannot be used.
+    """
+    from relscope.study import StudyConfig, read_yaml
+
+    fields = {} if study is None else read_yaml(study)
+    given = {name: value for name, value in given.items() if value is not None}
+    if "negatives" in given:
+        fields["negatives"] = {**_mapping(fields, "negatives"), "kind": given.pop("negatives")}
+    if "prompt" in given:
+        fields["prompt"] = {**_mapping(fields, "prompt"), **_prompt_fields(given.pop("prompt"))}
+    if given.keys() & {"experiments", "regions", "components"}:
+        fields["experiments"] = _experiments(fields, given)
+    fields |= {name: value for name, value in given.items() if name not in ("experiments", "regions", "components")}
+    return StudyConfig.from_mapping(fields, "options" if study is None else str(study))
+
+
+def _mapping(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name) or {}
+    if not isinstance(value, dict):
+        raise InputError(f"{name}: a mapping is needed in the YAML file, not {value!r}")
+    return dict(value)
+
+
+def _prompt_fields(prompt: str) -> dict[str, Any]:
+    if prompt.endswith((".yaml", ".yml")):
+        from relscope.study import read_yaml
+
+        return read_yaml(prompt)
+    prompt_format, _, order = prompt.partition("-")
+    orders = {"pointwise": ("dqi", "qdi", "idq"), "pairwise": ("dqi", "idq")}
+    if prompt_format not in orders or (order or "dqi") not in orders[prompt_format]:
+        choices = ", ".join(f"{f}-{o}" for f, of in orders.items() for o in of)
+        raise InputError(f"option --prompt: {prompt!r} does not exist; choose from {choices}, or a FILE.yaml")
+    return {"format": prompt_format, "order": order or "dqi"}
+
+
+def _experiments(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen experiments with their options; `--regions` applies to all, `--components` to flow."""
+    in_file = fields.get("experiments") or dict.fromkeys(_EXPERIMENTS)
+    if isinstance(in_file, list):
+        in_file = dict.fromkeys(in_file)
+    if not isinstance(in_file, dict):
+        raise InputError("experiments: a list of names or a mapping is needed in the YAML file")
+    names = _listed(given["experiments"]) if "experiments" in given else list(in_file)
+    chosen = {name: dict(in_file.get(name) or {}) for name in names}
+    for options in chosen.values():
+        if "regions" in given:
+            options["regions"] = _listed(given["regions"])
+    if "components" in given:
+        if "flow" not in chosen:
+            raise InputError("option --components: belongs to the experiment flow, which is not chosen")
+        chosen["flow"]["components"] = _listed(given["components"])
+    return chosen
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

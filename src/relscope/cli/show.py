@@ -1,0 +1,195 @@
+"""What commands print: progress while a terminal watches, tables at the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from relscope.study import Judgement, ModelCheck, Plan
+
+OUT = Console(highlight=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_MEASURES = (
+    ("accuracy", "accuracy"),
+    ("f1", "F1"),
+    ("roc_auc", "ROC AUC"),
+    ("paired_accuracy", "paired accuracy"),
+)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        done, seconds = task.fields.get("n_done", 0), task.elapsed or 0
+        return Text(f"{done / seconds:,.0f}/s" if done and seconds else "")
+
+
+class Shown:
+    """A study's progress as a bar on a terminal; elsewhere only warnings are printed."""
+
+    def __init__(self, bars: Progress | None) -> None:
+        self._bars = bars
+        self._task = None if bars is None else bars.add_task("", total=None, n_done=0, n_all=0)
+
+    def stage(self, text: str) -> None:
+        """Another stage has begun."""
+        if self._bars is not None and self._task is not None:
+            self._bars.reset(self._task, description=escape(text), total=None, n_done=0, n_all=0)
+
+    def start(self, n_patches: int, work: float) -> None:
+        """Patching begins: so many patches, so much work."""
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, total=work, n_all=n_patches)
+
+    def advance(self, n_patches: int, work: float) -> None:
+        """So much more is done; time left follows the work, since patches differ in length."""
+        if self._bars is not None and self._task is not None:
+            done = self._bars.tasks[0].fields["n_done"] + n_patches
+            self._bars.update(self._task, advance=work, n_done=done)
+
+    def warn(self, text: str) -> None:
+        """Print a warning on standard error."""
+        console = ERR if self._bars is None else self._bars.console
+        console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+
+@contextmanager
+def progress_shown() -> Iterator[Shown]:
+    """A progress bar on standard error while a terminal watches it."""
+    if not ERR.is_terminal:
+        yield Shown(None)
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Counted(), _Rate(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=ERR, transient=True) as bars:
+        yield Shown(bars)
+
+
+class _Counted(MofNCompleteColumn):
+    def render(self, task: Task) -> Text:
+        n_all = task.fields.get("n_all", 0)
+        return Text(f"{task.fields.get('n_done', 0):,}/{n_all:,}" if n_all else "")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output, and nothing else there."""
+    import json
+
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def judgement_json(judgement: Judgement) -> dict[str, Any]:
+    """The object that `relscope judge --json` prints; an interval that one query cannot give is null."""
+    quality = judgement.quality
+    measures = {
+        name: {
+            part: None if math.isnan(value := float(getattr(getattr(quality, name), part))) else value
+            for part in ("value", "low", "high")
+        }
+        for name, _ in _MEASURES
+    }
+    return {"n": len(judgement.verdicts), "n_excluded": judgement.n_excluded, **measures}
+
+
+def print_judgement(judgement: Judgement) -> None:
+    """Each pair's verdicts, then their quality."""
+    table = Table("pair", "query", "LD positive", "LD negative", "difference", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in judgement.verdicts.itertuples():
+        query = str(row.query_text)
+        difference = float(row.ld_clean) - float(row.ld_corrupted)  # type: ignore[arg-type]
+        table.add_row(
+            escape(str(row.pair_id)), escape(query if len(query) <= 48 else query[:47] + "…"),
+            f"{row.ld_clean:+.3f}", f"{row.ld_corrupted:+.3f}", f"{difference:+.3f}",
+        )  # fmt: skip
+    OUT.print(table)
+    OUT.print()
+    print_quality(judgement.quality, judgement.n_excluded)
+    if judgement.quality.at_chance:
+        ERR.print(f"[yellow]warning:[/yellow] {escape(judgement.quality.sentence)}")
+    for lint in judgement.lints:
+        if not lint.ok:
+            ERR.print(f"[yellow]warning:[/yellow] {escape(lint.message)}")
+
+
+def print_quality(quality: Any, n_excluded: int) -> None:
+    """The quality of the verdicts with intervals."""
+    table = Table("measure", "value", "95 % interval", box=None, pad_edge=False)
+    for name, label in _MEASURES:
+        estimate = getattr(quality, name)
+        interval = "" if math.isnan(estimate.low) else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+        table.add_row(label, f"{estimate.value:.3f}", escape(interval))
+    OUT.print(table)
+    OUT.print(f"{quality.n} pairs, {n_excluded} excluded; intervals over queries (bootstrap)")
+
+
+def print_check(check: ModelCheck) -> None:
+    """The contract clause by clause, then the verdict's lints."""
+    judge = check.judge
+    shape = judge.shape
+    OUT.print(
+        f"{escape(judge.identity.name)}: {escape(judge.identity.model_type)} (layout {judge.architecture.name}"
+        f"{'' if judge.known_type else ', recognised by structure'}), {shape.n_layers} layers, {shape.n_heads} heads, "
+        f"{shape.n_kv_heads} key/value heads, d_model {shape.d_model}, {shape.n_parameters / 1e6:,.0f} M parameters, "
+        f"{judge.identity.dtype} on {judge.device}"
+    )
+    table = Table("", "clause", "statement", "error", "tolerance", box=None, pad_edge=False)
+    for clause in check.contract.clauses:
+        mark = "[green]ok[/green]" if clause.ok else "[red]FAILS[/red]"
+        error = escape(clause.detail) or f"{clause.error:.2g}"
+        table.add_row(mark, clause.name, clause.statement, error, f"{clause.tolerance:.2g}")
+    for lint in check.lints:
+        mark = "[green]ok[/green]" if lint.ok else "[yellow]warning[/yellow]"
+        table.add_row(mark, lint.name, escape(lint.message), "", "")
+    OUT.print(table)
+
+
+def print_plan(plan: Plan) -> None:
+    """What a study will do and take."""
+    table = Table.grid(padding=(0, 2))
+    for label, value in (
+        ("pairs", f"{plan.n_pairs:,} ({plan.n_excluded:,} excluded)"),
+        ("patches", f"{plan.n_patches:,}"),
+        ("tokens in prompts", f"{plan.n_tokens:,}"),
+        ("positions recomputed", f"{plan.n_positions:,} (position x layer)"),
+        ("floating-point operations", f"{plan.flops:.3g} ({plan.full_pass_flops / max(plan.flops, 1):.1f} times fewer "
+         "than one full forward pass for each patch)"),
+        ("memory beyond the weights", f"{plan.memory_bytes / 2**20:,.0f} MiB (weights: "
+         f"{plan.weights_bytes / 2**20:,.0f} MiB)"),
+        ("estimated time", f"{duration(plan.seconds)} (one full forward pass for each patch: "
+         f"{duration(plan.full_pass_seconds)})"),
+    ):  # fmt: skip
+        table.add_row(label, value)
+    OUT.print(table)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,33 @@
+"""Relevance pairs, test collections with judgements, and the negatives that pairs need.
+
+Start at `load_pairs` and `load_collection` (in `sources`, with the table of what can be read). Importing
+this package loads neither torch nor bm25s nor pandas.
+"""
+
+from relscope.data.beir import load_beir
+from relscope.data.collection import Collection
+from relscope.data.irds import load_irds
+from relscope.data.jsonl import pairs_from_jsonl
+from relscope.data.negatives import Bm25, NegativeSampling
+from relscope.data.pairs import PairSet, Refusal, RelevancePair, pairs_from_collection
+from relscope.data.sources import load_collection, load_pairs
+from relscope.data.text import MAX_DOCUMENT_CHARACTERS, MAX_QUERY_CHARACTERS
+from relscope.data.trec import load_trec
+
+__all__ = [
+    "MAX_DOCUMENT_CHARACTERS",
+    "MAX_QUERY_CHARACTERS",
+    "Bm25",
+    "Collection",
+    "NegativeSampling",
+    "PairSet",
+    "Refusal",
+    "RelevancePair",
+    "load_beir",
+    "load_collection",
+    "load_irds",
+    "load_pairs",
+    "load_trec",
+    "pairs_from_collection",
+    "pairs_from_jsonl",
+]

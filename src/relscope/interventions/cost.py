@@ -1,0 +1,96 @@
+"""What does exact patching cost, before it is done? Floating-point operations, positions recomputed, memory.
+
+Counts matrix products only, two operations for each multiply and add:
+
+    a position through one layer:  2 * (weights of the layer) + 4 * n_heads * d_head * (positions attended to)
+
+A patch at layer l whose suffix is s positions long costs the suffix through the layers after l, and the patched rows
+through the rest of layer l. The full forward pass, the unit to compare with, is every position through every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from relscope.interventions.patching import place_sites
+from relscope.interventions.sites import Site
+from relscope.interventions.wavefront import PlacedSite
+from relscope.models import JudgeModel
+from relscope.prompts import AlignedPair
+
+
+@dataclass(frozen=True)
+class PatchCost:
+    """Cost of patching the sites of one pair, each alone.
+
+    Attributes:
+        n_patches: sites whose patch is computed (the others cannot change anything).
+        n_positions: positions that are recomputed, summed over patches and layers.
+        flops: floating-point operations of the patches.
+        recording_flops: operations of the two recorded runs.
+        full_pass_flops: operations of one full forward pass a patch, for comparison.
+        memory_bytes: what recorded runs and patched activations take at once.
+    """
+
+    n_patches: int
+    n_positions: int
+    flops: float
+    recording_flops: float
+    full_pass_flops: float
+    memory_bytes: int
+
+
+def patch_cost(
+    judge: JudgeModel, pair: AlignedPair, sites: Sequence[Site], *, restart: bool, memory_limit: int
+) -> PatchCost:
+    """Count what `patch_pair` will do for one pair."""
+    shape = judge.shape
+    n_tokens = len(pair.clean.ids)
+    per_layer = _Layer(judge)
+    full_pass = n_tokens * shape.n_layers * per_layer.row(n_tokens)
+    placed = [item for item in place_sites(pair, sites) if item.positions]
+    flops, n_positions = 0.0, 0
+    suffixes = [0]
+    for item in placed:
+        if not restart:
+            flops += full_pass
+            n_positions += n_tokens * shape.n_layers
+            continue
+        n_suffix = n_tokens - item.positions[0]
+        n_after = shape.n_layers - 1 - item.site.layer
+        flops += _patched_layer(per_layer, item) + n_after * n_suffix * per_layer.row(n_tokens)
+        if n_after:
+            flops -= (n_suffix - 1) * per_layer.mlp  # in the last layer only the last position needs it
+        n_positions += n_after * n_suffix
+        suffixes.append(n_suffix)
+    size = judge.dtype.itemsize
+    recorded = 2 * shape.n_layers * n_tokens * size * (4 * shape.d_model + shape.n_heads * shape.d_head)
+    in_flight = min(memory_limit, len(placed) * max(suffixes) * shape.d_model * size)
+    return PatchCost(len(placed), n_positions, flops, 2 * full_pass, len(placed) * full_pass, recorded + in_flight)
+
+
+class _Layer:
+    """Operations of one layer for one position."""
+
+    def __init__(self, judge: JudgeModel) -> None:
+        block = judge.layers[len(judge.layers) // 2]
+        self.mlp = 2.0 * _n_weights(block.mlp)
+        self.out_proj = 2.0 * _n_weights(block.out_proj)
+        self._attention = 2.0 * _n_weights(block.attention)
+        self._for_each_source = 4.0 * judge.shape.n_heads * judge.shape.d_head
+
+    def row(self, n_sources: int) -> float:
+        """One position through the whole layer, attending to `n_sources` positions."""
+        return self.mlp + self._attention + self._for_each_source * n_sources
+
+
+def _n_weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.dim() > 1)
+
+
+def _patched_layer(layer: _Layer, item: PlacedSite) -> float:
+    by_component = {"z": layer.out_proj + layer.mlp, "attn_out": layer.mlp}
+    return len(item.positions) * by_component.get(item.site.component, 0.0)

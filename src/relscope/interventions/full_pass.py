@@ -1,0 +1,32 @@
+"""The plain way: one full forward pass for each patch, with a hook. For models that cannot be restarted.
+
+Slow and simple. It asks nothing of the model but that its modules are found where the architecture table says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relscope.interventions.wavefront import PlacedSite
+from relscope.models import JudgeModel, RecordedRun, patched
+
+
+@torch.no_grad()
+def full_pass_sweep(
+    judge: JudgeModel,
+    ids: Sequence[int],
+    answer_ids: tuple[int, int],
+    placed: Sequence[PlacedSite],
+    source: RecordedRun,
+) -> Float[Tensor, site]:
+    """LD of the prompt `ids` with each site patched alone from `source`. Cost: one forward pass a site."""
+    values = []
+    for item in placed:
+        site = item.site
+        with patched(judge.layers[site.layer], site.component, site.head, item.positions, source):
+            values.append(judge.logit_diff([ids], [answer_ids]))
+    return torch.cat(values)

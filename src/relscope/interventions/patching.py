@@ -1,0 +1,117 @@
+"""Which sites cause the verdict of a pair? Exact activation patching.
+
+For each site, the base run with that one activation taken from the source run:
+
+    denoise: base = corrupted, source = clean        noise: base = clean, source = corrupted
+
+and the logit difference LD = logit(yes) - logit(no) that results. Source of the method: Liu, Mao and Wen 2025
+(arXiv 2504.07898), experiments 1 and 3.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from relscope.interventions.full_pass import full_pass_sweep
+from relscope.interventions.sites import Direction, Site
+from relscope.interventions.wavefront import PlacedSite, items_that_fit, sweep
+from relscope.models import JudgeModel
+from relscope.prompts import AlignedPair
+
+DEFAULT_MEMORY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class PatchedPair:
+    """Logit differences of one pair: its two runs, and the base run with each site patched, in the sites' order."""
+
+    pair_id: str
+    ld_clean: float
+    ld_corrupted: float
+    ld_patched: Float[Tensor, site]
+
+
+def patch_pair(
+    judge: JudgeModel,
+    pair: AlignedPair,
+    sites: Sequence[Site],
+    *,
+    direction: Direction = "denoise",
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    restart: bool = True,
+    on_group: Callable[[list[Site]], None] | None = None,
+) -> PatchedPair:
+    """Patch each site of one pair, alone, and measure the verdict. Exact: nothing is approximated.
+
+    Args:
+        judge: the model.
+        pair: clean and corrupted prompt of equal length.
+        sites: what to patch.
+        direction: "denoise" patches clean values into the corrupted run, "noise" the reverse.
+        memory_bytes: bound on the patched activations held at once (the weights, the two recorded runs and
+            a chunk's temporaries come on top).
+        restart: False takes the plain way, one full forward pass for each site; for models that fail the contract's
+            restart clause.
+        on_group: called with the sites of each group as soon as they are done.
+
+    Returns:
+        The logit differences, float32. A site whose positions all lie before the first differing token is not
+        computed: nothing can change there, and its patched LD is the base run's.
+    """
+    clean, corrupted = (judge.record(run.ids, for_restart=restart) for run in (pair.clean, pair.corrupted))
+    ld_clean = _logit_diff(judge, pair, clean.resid_post[-1, -1:])
+    ld_corrupted = _logit_diff(judge, pair, corrupted.resid_post[-1, -1:])
+    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    base_ids = pair.corrupted.ids if direction == "denoise" else pair.clean.ids
+    ld_base = ld_corrupted if direction == "denoise" else ld_clean
+
+    ld_patched = ld_base.repeat(len(sites))
+    placed = place_sites(pair, sites)
+    for numbers in _groups(placed, base.n_positions, judge, memory_bytes):
+        group = [placed[n] for n in numbers]
+        if restart:
+            values = sweep(judge, base, source, group, lambda resid: _logit_diff(judge, pair, resid))
+        else:
+            values = full_pass_sweep(judge, base_ids, pair.answer_ids, group, source)
+        ld_patched[numbers] = values
+        if on_group is not None:
+            on_group([sites[n] for n in numbers])
+    return PatchedPair(pair.pair_id, float(ld_clean), float(ld_corrupted), ld_patched)
+
+
+def _logit_diff(judge: JudgeModel, pair: AlignedPair, resid: Tensor) -> Tensor:
+    logits = judge.answer_logits(resid, pair.answer_ids)
+    return (logits[:, 0] - logits[:, 1]).cpu()
+
+
+def place_sites(pair: AlignedPair, sites: Sequence[Site]) -> list[PlacedSite]:
+    """The positions that each site patches: its region's, from the first token on that differs between the runs.
+
+    A site without positions cannot change anything.
+    """
+    first = pair.differing[0]
+    positions = {
+        region: tuple(p for p in pair.clean.region(region) if p >= first) for region in {site.region for site in sites}
+    }
+    return [PlacedSite(site, positions[site.region]) for site in sites]
+
+
+def _groups(
+    placed: Sequence[PlacedSite], n_positions: int, judge: JudgeModel, memory_bytes: int
+) -> Iterator[list[int]]:
+    """Numbers of the sites that are swept together: those that begin at one position, as many as fit in memory."""
+    by_start: dict[int, list[int]] = defaultdict(list)
+    for number, item in enumerate(placed):
+        if item.positions:
+            by_start[item.positions[0]].append(number)
+    for start, numbers in by_start.items():
+        # Neighbouring layers together: a sweep begins at its lowest layer.
+        numbers.sort(key=lambda number: placed[number].site.layer)
+        n_fit = items_that_fit(judge, n_positions - start, memory_bytes)
+        for first in range(0, len(numbers), n_fit):
+            yield numbers[first : first + n_fit]

@@ -1,0 +1,155 @@
+"""How do we stand inside a Hugging Face attention block without rewriting it?
+
+transformers calls one function for the attention proper, chosen by name. We register one name whose function hands
+over to whatever `attention_replaced` put in place; so a block's own projections, norms and rotary embedding run
+unchanged, and we see queries, keys and values just before they meet. Used to record a run and to restart from one.
+
+`SharedPrefixAttention` is the restart's attention: all items of a batch share the keys and values of the positions
+that are not recomputed, which are read in place instead of being copied for each item.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+NAME = "relscope"
+
+
+class UnsupportedAttentionError(RuntimeError):
+    """A block hands its attention something that our function does not model."""
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a block hands to its attention. `n_heads` is a multiple of `n_kv_heads`.
+
+    `mask` is additive, None where we called the block ourselves.
+    """
+
+    layer: int
+    query: Float[Tensor, "item head pos d_head"]
+    key: Float[Tensor, "item kv_head pos d_head"]
+    value: Float[Tensor, "item kv_head pos d_head"]
+    mask: Float[Tensor, "item 1 pos src"] | None
+    scaling: float
+    softcap: float | None
+
+
+AttentionFunction = Callable[[AttentionCall], Float[Tensor, "item pos head d_head"]]
+"""Computes the heads' outputs `z`, before the output projection, from a call."""
+
+_IN_PLACE: ContextVar[AttentionFunction] = ContextVar("relscope_attention")
+
+
+def _dispatch(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    for name in ("s_aux", "position_bias", "cache"):
+        if options.get(name) is not None:
+            raise UnsupportedAttentionError(f"attention with {name!r} is not supported")
+    scaling = options.get("scaling")
+    call = AttentionCall(
+        layer=int(module.layer_idx),  # type: ignore[arg-type]
+        query=query,
+        key=key,
+        value=value,
+        mask=attention_mask,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        softcap=options.get("softcap"),
+    )
+    return _IN_PLACE.get()(call), None
+
+
+# A mask function of the same name is needed: without one, transformers hands over no mask, in silence.
+AttentionInterface.register(NAME, _dispatch)
+AttentionMaskInterface.register(NAME, eager_mask)
+
+
+@contextlib.contextmanager
+def attention_replaced(config: Any, function: AttentionFunction) -> Iterator[None]:
+    """Within the context, every attention block that reads `config` calls `function`."""
+    before = config._attn_implementation
+    token = _IN_PLACE.set(function)
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        _IN_PLACE.reset(token)
+
+
+def attention_pattern(call: AttentionCall, mask: Bool[Tensor, "pos src"]) -> Float[Tensor, "item head pos src"]:
+    """Attention weights of one call in float32: softmax of the scaled, soft-capped, masked scores."""
+    groups = call.query.shape[1] // call.key.shape[1]
+    key = call.key.repeat_interleave(groups, dim=1)
+    scores = torch.matmul(call.query, key.transpose(-1, -2)).float() * call.scaling
+    return torch.softmax(_capped(scores, call.softcap).masked_fill(~mask, -torch.inf), dim=-1)
+
+
+def attend(call: AttentionCall, mask: Bool[Tensor, "pos src"]) -> Float[Tensor, "item pos head d_head"]:
+    """Plain attention over the call's own keys and values."""
+    groups = call.query.shape[1] // call.key.shape[1]
+    pattern = attention_pattern(call, mask).to(call.value.dtype)
+    return torch.matmul(pattern, call.value.repeat_interleave(groups, dim=1)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class SharedPrefixAttention:
+    """Attention of recomputed suffixes to a prefix that all items share, and to themselves.
+
+    `prefix_key` and `prefix_value` hold the positions before the suffix; `mask` says which of prefix and suffix each
+    suffix position may see (True: sees).
+    """
+
+    prefix_key: Float[Tensor, "kv_head prefix d_head"]
+    prefix_value: Float[Tensor, "kv_head prefix d_head"]
+    mask: Bool[Tensor, "pos src"]
+
+    def __call__(self, call: AttentionCall, /) -> Float[Tensor, "item pos head d_head"]:
+        """Heads' outputs of every item's suffix.
+
+        The query heads of a key/value head are folded into the position axis, so that grouped-query attention needs
+        no copies of keys; prefix scores of all items are then one matrix product for each key/value head.
+        """
+        n_items, n_heads, n_pos, d_head = call.query.shape
+        n_kv_heads, n_prefix, _ = self.prefix_key.shape
+        n_rows = n_heads // n_kv_heads * n_pos
+        query = call.query.reshape(n_items, n_kv_heads, n_rows, d_head).transpose(0, 1) * call.scaling
+        query = query.contiguous()
+        key = call.key.transpose(0, 1)
+        value = call.value.transpose(0, 1)
+
+        scores = query.new_empty(n_kv_heads, n_items, n_rows, n_prefix + n_pos)
+        of_prefix = torch.bmm(query.view(n_kv_heads, n_items * n_rows, d_head), self.prefix_key.transpose(1, 2))
+        scores[..., :n_prefix] = of_prefix.view(n_kv_heads, n_items, n_rows, n_prefix)
+        scores[..., n_prefix:] = torch.matmul(query, key.transpose(-1, -2))
+        if call.softcap is not None:
+            scores = _capped(scores, call.softcap)
+        if not bool(self.mask.all()):
+            visible = self.mask.repeat(n_heads // n_kv_heads, 1)
+            scores.masked_fill_(~visible, -torch.inf)
+        pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+
+        from_prefix = pattern[..., :n_prefix].reshape(n_kv_heads, n_items * n_rows, n_prefix)
+        z = torch.bmm(from_prefix, self.prefix_value).view(n_kv_heads, n_items, n_rows, d_head)
+        z = z + torch.matmul(pattern[..., n_prefix:], value)
+        return z.transpose(0, 1).reshape(n_items, n_heads, n_pos, d_head).transpose(1, 2)
+
+
+def _capped(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap

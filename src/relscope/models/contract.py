@@ -1,0 +1,171 @@
+"""Does this model do what patching assumes? The load-time contract, clause by clause.
+
+Two short prompts of fixed token ids go through the model; each clause compares numbers that must agree. A model that
+fails a clause is refused for the experiments that need it, with the clause in the error. Cost: about six forward
+passes of 24 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relscope.errors import InputError
+from relscope.models.judge import JudgeModel
+from relscope.models.patching import patched
+from relscope.models.recording import PatternChecker, RecordedRun, record
+
+_N_PROBE = 24
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One thing that must hold, and by how much it held: `error` against `tolerance` (same units)."""
+
+    name: str
+    statement: str
+    ok: bool
+    error: float
+    tolerance: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The outcome of all clauses for one model."""
+
+    clauses: tuple[Clause, ...]
+
+    def holds(self, *names: str) -> bool:
+        """Whether all the named clauses hold."""
+        return all(clause.ok for clause in self.clauses if clause.name in names)
+
+    @property
+    def restartable(self) -> bool:
+        """Whether patched runs may be restarted from the patched layer; otherwise each takes a full forward pass."""
+        return self.holds("residual sum", "restart")
+
+    def require_patching(self, model_name: str) -> None:
+        """Refuse a model whose patches would not mean what they say.
+
+        Raises:
+            InputError: names the clause that failed.
+        """
+        for clause in self.clauses:
+            if clause.name in ("shapes", "answer logits", "identity patch", "final residual") and not clause.ok:
+                raise InputError(
+                    f"model {model_name!r} fails the contract's clause {clause.name!r} ({clause.statement}): "
+                    f"{clause.detail or f'error {clause.error:.2g}, tolerance {clause.tolerance:.2g}'}; "
+                    "it cannot be patched"
+                )
+
+
+def check_contract(judge: JudgeModel) -> Contract:
+    """Run every clause. A clause that raises has failed, with the exception as its detail."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, judge.shape.d_vocab, (2, _N_PROBE), generator=generator).tolist()
+    answer_ids = (judge.shape.d_vocab // 3, judge.shape.d_vocab // 2)
+    # bf16 keeps 8 bits of mantissa, float32 24; both tolerances leave a factor of about 100 for accumulation.
+    relative = {torch.float32: 1e-4, torch.float64: 1e-6}.get(judge.dtype, 5e-2)
+    try:
+        own, other = judge.record(ids[0], for_restart=False), judge.record(ids[1], for_restart=False)
+    except Exception as failure:  # any failure to record is the clause's finding, and is shown
+        return Contract((Clause("shapes", "hooks see the right shapes", False, 1, 0, _describe(failure)),))
+    logits = _own_logits(judge, ids[0], answer_ids)
+    logit_scale = max(1.0, float(logits.abs().max()))
+
+    def identity_patch() -> float:
+        worst = 0.0
+        for component, head in (("attn_out", None), ("mlp_out", None), ("resid_post", None), ("z", 0)):
+            for layer in {0, judge.shape.n_layers - 1}:
+                with patched(judge.layers[layer], component, head, range(_N_PROBE), own):
+                    worst = max(worst, _gap(_own_logits(judge, ids[0], answer_ids), logits))
+        return worst
+
+    def final_residual() -> float:
+        with patched(judge.layers[-1], "resid_post", None, range(_N_PROBE), other):
+            return _gap(_own_logits(judge, ids[0], answer_ids), _own_logits(judge, ids[1], answer_ids))
+
+    def pattern_sums() -> float:
+        checker = PatternChecker()
+        record(judge.decoder, judge.config, judge.layers, judge.to_ids(ids[0]), checker)
+        return checker.pattern_error
+
+    answer = lambda: _gap(judge.answer_logits(own.resid_post[-1, -1], answer_ids), logits)  # noqa: E731
+    total = own.resid_pre + own.attn_out + own.mlp_out
+    return Contract(
+        (
+            _clause("shapes", "hooks see the right shapes", lambda: _shape_errors(judge, own), 0),
+            _clause("patterns", "attention patterns sum to 1", pattern_sums, 1e-4),
+            _clause("answer logits", "answer rows of the unembedding give the model's logits", answer,
+                    relative * logit_scale),
+            _clause("residual sum", "resid_pre + attn_out + mlp_out = resid_post",
+                    lambda: _normed_gap(judge, total, own.resid_post), relative),
+            _clause("identity patch", "patching a run with itself changes nothing", identity_patch,
+                    relative * logit_scale),
+            _clause("final residual", "patching the whole final residual gives the other run", final_residual,
+                    relative * logit_scale),
+            _clause("restart", "restarting from any layer equals the full forward pass",
+                    lambda: _restart_error(judge, ids[0], own), relative),
+        )
+    )  # fmt: skip
+
+
+def _clause(name: str, statement: str, measure: Callable[[], float], tolerance: float) -> Clause:
+    try:
+        error = measure()
+    except Exception as failure:  # any failure is the clause's finding, and is shown
+        return Clause(name, statement, False, float("inf"), tolerance, _describe(failure))
+    return Clause(name, statement, error <= tolerance, error, tolerance)
+
+
+def _shape_errors(judge: JudgeModel, run: RecordedRun) -> float:
+    shape = judge.shape
+    residual = (shape.n_layers, _N_PROBE, shape.d_model)
+    expected = {
+        "resid_pre": residual, "attn_out": residual, "mlp_out": residual, "resid_post": residual,
+        "z": (shape.n_layers, _N_PROBE, shape.n_heads, shape.d_head),
+    }  # fmt: skip
+    wrong = {name: tuple(getattr(run, name).shape) for name in expected}
+    wrong = {name: seen for name, seen in wrong.items() if seen != expected[name]}
+    if wrong:
+        raise ValueError(", ".join(f"{n} is {s} instead of {expected[n]}" for n, s in wrong.items()))
+    return 0.0
+
+
+def _restart_error(judge: JudgeModel, ids: list[int], own: RecordedRun) -> float:
+    base = judge.record(ids)
+    worst = 0.0
+    for start in (0, _N_PROBE // 3, _N_PROBE - 1):
+        for layer in range(judge.shape.n_layers):
+            restarted = judge.recompute_layer(layer, own.resid_pre[layer, None, start:], base)
+            worst = max(worst, _normed_gap(judge, restarted[0], own.resid_post[layer, start:]))
+    return worst
+
+
+@torch.no_grad()
+def _own_logits(judge: JudgeModel, ids: list[int], answer_ids: tuple[int, int]) -> Tensor:
+    """The answers' logits as the model itself computes them, head and all."""
+    return judge.model(input_ids=judge.to_ids(ids), use_cache=False).logits[0, -1, list(answer_ids)].float()
+
+
+def _normed_gap(judge: JudgeModel, a: Tensor, b: Tensor) -> float:
+    """Largest difference of two residuals after the final norm, in units of the mean normed value.
+
+    The norm makes layers comparable: some models carry a few coordinates that are thousands of times larger than all
+    others, and a tolerance in their units would let anything pass.
+    """
+    with torch.no_grad():
+        normed = judge.final_norm(b)
+        return _gap(judge.final_norm(a), normed) / max(1e-9, float(normed.float().abs().mean()))
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).abs().max())
+
+
+def _describe(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"

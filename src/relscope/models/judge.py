@@ -1,0 +1,207 @@
+"""The model that judges: reads a prompt's verdict, records its run, recomputes any suffix of it from any layer.
+
+The verdict is the logit difference LD = logit(yes) - logit(no) at the last token. Only the two answers' rows of the
+unembedding are computed, in float32: in bf16 the logits themselves have steps of 0.125 near |logit| = 16 to 32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from relscope.models.architectures import Architecture, DecoderLayer, find_architecture, resolve_layers
+from relscope.models.attention import SharedPrefixAttention, attention_replaced
+from relscope.models.recording import RecordedRun, Recorder, record
+
+_TOKENS_PER_BATCH = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder-only model."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_vocab: int
+    n_parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelIdentity:
+    """Which weights these are: enough to refuse mixing two models' rows in one run."""
+
+    name: str
+    kind: str  # "hub", "folder", "gguf" or "embedded"
+    revision: str | None
+    adapter: str | None
+    dtype: str
+    fingerprint: str  # SHA-256 over names, shapes and a sample of every weight
+    model_type: str
+
+
+class JudgeModel:
+    """A causal language model with its tokenizer, opened for reading, patching and restarting.
+
+    Args:
+        model: a Hugging Face causal language model, in evaluation mode on one device.
+        tokenizer: its fast tokenizer.
+        identity: which weights these are.
+
+    Attributes:
+        layers: the decoder layers' modules, found through the architecture table.
+        shape: sizes.
+        known_type: False where the layout was recognised by structure and not by the model's type.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, identity: ModelIdentity) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.config = model.config.get_text_config(decoder=True)
+        self.decoder: nn.Module = model.get_decoder()
+        self.architecture: Architecture
+        self.architecture, self.known_type = find_architecture(self.config.model_type, self.decoder)
+        self.layers: tuple[DecoderLayer, ...] = resolve_layers(self.architecture, self.decoder, self.config)
+        self.final_norm = self.decoder.get_submodule(self.architecture.final_norm)
+        self.unembedding: nn.Module = model.get_output_embeddings()
+        self.shape = self._measure_shape()
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return self.model.dtype
+
+    def to_ids(self, ids: Sequence[int]) -> Tensor:
+        """Token ids as a batch of one on the model's device."""
+        return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
+
+    @torch.no_grad()
+    def answer_logits(
+        self, resid: Float[Tensor, "*row d_model"], answer_ids: tuple[int, int]
+    ) -> Float[Tensor, "*row answer"]:
+        """Logits of yes and no in float32, from the residual stream after the last layer (before the final norm)."""
+        return self._answer_rows(self.final_norm(resid), answer_ids)
+
+    def _answer_rows(self, hidden: Tensor, answer_ids: tuple[int, int]) -> Tensor:
+        rows = list(answer_ids)
+        weight = self.unembedding.weight[rows].float()  # type: ignore[index]
+        logits = hidden.float() @ weight.T
+        bias = getattr(self.unembedding, "bias", None)
+        if bias is not None:
+            logits = logits + bias[rows].float()
+        softcap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+    @torch.no_grad()
+    def final_hidden(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "prompt d_model"]:
+        """Normed hidden state at each prompt's last token, prompts batched by length.
+
+        Padding stands on the right, where causal attention cannot see it from a real token; so no mask is needed and
+        positions stay as they are.
+        """
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        hidden: list[Tensor | None] = [None] * len(ids)
+        while order:
+            longest = len(ids[order[-1]])
+            batch = order[-max(1, _TOKENS_PER_BATCH // longest) :]
+            order = order[: -len(batch)]
+            padded = torch.zeros(len(batch), longest, dtype=torch.long)
+            for row, i in enumerate(batch):
+                padded[row, : len(ids[i])] = torch.tensor(ids[i])
+            states = self.decoder(input_ids=padded.to(self.device), use_cache=False).last_hidden_state
+            for row, i in enumerate(batch):
+                hidden[i] = states[row, len(ids[i]) - 1]
+        return torch.stack([h for h in hidden if h is not None])
+
+    @torch.no_grad()
+    def logit_diff(self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]]) -> Float[Tensor, prompt]:
+        """LD = logit(yes) - logit(no) of each prompt, float32 on the CPU. Cost: one forward pass a prompt."""
+        if len(ids) == 0:
+            return torch.zeros(0)
+        hidden = self.final_hidden(ids)
+        logits = torch.stack([self._answer_rows(h, a) for h, a in zip(hidden, answer_ids, strict=True)])
+        return (logits[:, 0] - logits[:, 1]).cpu()
+
+    @torch.no_grad()
+    def next_token_probabilities(self, ids: Sequence[int]) -> Float[Tensor, d_vocab]:
+        """Probability of every token to come next, float32 on the CPU, by the model's own head."""
+        logits = self.model(input_ids=self.to_ids(ids), use_cache=False).logits[0, -1]
+        return torch.softmax(logits.float(), dim=-1).cpu()
+
+    def record(self, ids: Sequence[int], *, for_restart: bool = True) -> RecordedRun:
+        """Run one prompt and keep its activations. Cost: one forward pass.
+
+        Without `for_restart` the model's own attention runs, and the record can be patched from but not restarted.
+        """
+        recorder = Recorder() if for_restart else None
+        return record(self.decoder, self.config, self.layers, self.to_ids(ids), recorder)
+
+    @torch.no_grad()
+    def recompute_layer(
+        self,
+        layer: int,
+        resid_pre: Float[Tensor, "item suffix d_model"],
+        base: RecordedRun,
+        only_last: bool = False,
+    ) -> Float[Tensor, "item out d_model"]:
+        """`resid_post` of one layer at the last positions of a prompt, given their `resid_pre`.
+
+        The positions before the suffix are as in `base`: their keys and values are shared by all items. With
+        `only_last` the MLP is computed, and the result returned, at the last position alone.
+        """
+        block = self.layers[layer]
+        start = base.n_positions - resid_pre.shape[1]
+        attention = SharedPrefixAttention(
+            prefix_key=base.key[layer][:, :start],
+            prefix_value=base.value[layer][:, :start],
+            mask=base.mask[layer][start:],
+        )
+        kwargs = _suffix_kwargs(base.layer_kwargs[layer], start, base.n_positions)
+        with attention_replaced(self.config, attention):
+            raw, _ = block.attention(block.norm_before_attention(resid_pre), **kwargs)
+        attn_out = block.norm_after_attention(raw)
+        if only_last:
+            resid_pre, attn_out = resid_pre[:, -1:], attn_out[:, -1:]
+        resid_mid = resid_pre + attn_out
+        return resid_mid + block.mlp_out(resid_pre if block.parallel else resid_mid)
+
+    def _measure_shape(self) -> ModelShape:
+        config = self.config
+        n_heads = int(config.num_attention_heads)
+        d_model = int(config.hidden_size)
+        return ModelShape(
+            n_layers=len(self.layers),
+            n_heads=n_heads,
+            n_kv_heads=int(getattr(config, "num_key_value_heads", None) or n_heads),
+            d_model=d_model,
+            d_head=int(getattr(config, "head_dim", None) or d_model // n_heads),
+            d_vocab=int(config.vocab_size),
+            n_parameters=int(sum(p.numel() for p in self.model.parameters())),
+        )
+
+
+def _suffix_kwargs(kwargs: Mapping[str, Any], start: int, n_positions: int) -> dict[str, Any]:
+    """What a layer's attention was given, cut to the suffix that begins at `start`; mask and cache are ours."""
+    ours = ("attention_mask", "past_key_values", "layer_past", "use_cache", "hidden_states")
+    cut = {name: value for name, value in kwargs.items() if name not in ours}
+    cut["attention_mask"] = None
+    for name in ("position_ids", "cache_position"):
+        if isinstance(cut.get(name), Tensor):
+            cut[name] = cut[name][..., start:]
+    embeddings = cut.get("position_embeddings")
+    if embeddings is not None:
+        cut["position_embeddings"] = tuple(part[..., start:, :] for part in embeddings)
+    return cut

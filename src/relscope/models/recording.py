@@ -1,0 +1,169 @@
+"""What happens inside the model on one prompt?
+
+One ordinary forward pass of the Hugging Face decoder, with every activation that patching swaps or restarts from
+kept. Hooks and the attention function are in place only for the duration of the pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from relscope.models.architectures import DecoderLayer, first_tensor
+from relscope.models.attention import AttentionCall, attend, attention_pattern, attention_replaced
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """Activations of one prompt's forward pass, batch dimension removed. Read-only by convention.
+
+    `attn_out` and `mlp_out` are what is added to the residual stream, after any post-norm; `z` is the heads' output
+    before the output projection; `key` and `value` are as attention sees them (after rotary embedding).
+    `layer_kwargs[l]` is what the model passed to layer l's attention, from which a restart takes its share.
+    `key`, `value` and `mask` are empty where the model's own attention ran (see `record`).
+    """
+
+    resid_pre: Float[Tensor, "layer pos d_model"]
+    attn_out: Float[Tensor, "layer pos d_model"]
+    mlp_out: Float[Tensor, "layer pos d_model"]
+    resid_post: Float[Tensor, "layer pos d_model"]
+    z: Float[Tensor, "layer pos head d_head"]
+    key: tuple[Float[Tensor, "kv_head pos d_head"], ...]
+    value: tuple[Float[Tensor, "kv_head pos d_head"], ...]
+    mask: tuple[Bool[Tensor, "pos src"], ...]
+    layer_kwargs: tuple[dict[str, Any], ...]
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens in the prompt."""
+        return self.resid_pre.shape[1]
+
+
+@dataclass
+class Recorder:
+    """An attention function that computes attention plainly and keeps what it saw, layer by layer."""
+
+    key: dict[int, Tensor] = field(default_factory=dict)
+    value: dict[int, Tensor] = field(default_factory=dict)
+    mask: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, call: AttentionCall, /) -> Tensor:
+        """Plain attention; keeps key, value and mask."""
+        mask = visible(call)
+        self.key[call.layer], self.value[call.layer] = call.key[0], call.value[0]
+        self.mask[call.layer] = mask
+        return attend(call, mask)
+
+
+@dataclass
+class PatternChecker(Recorder):
+    """A recorder that also measures how far attention patterns are from summing to 1."""
+
+    pattern_error: float = 0.0  # largest |sum of a row - 1|
+
+    def __call__(self, call: AttentionCall, /) -> Tensor:
+        """Plain attention; keeps the largest error of a pattern's row sums."""
+        error = (attention_pattern(call, visible(call)).sum(-1) - 1).abs().max()
+        self.pattern_error = max(self.pattern_error, float(error))
+        return super().__call__(call)
+
+
+def visible(call: AttentionCall) -> Bool[Tensor, "pos src"]:
+    """Which source each position sees, from the model's own mask (causal, windowed...), or causal without one."""
+    n_pos, n_src = call.query.shape[2], call.key.shape[2]
+    if call.mask is None:
+        return torch.ones(n_pos, n_src, dtype=torch.bool, device=call.query.device).tril(n_src - n_pos)
+    mask = call.mask[0, 0, :, :n_src]
+    return mask if mask.dtype == torch.bool else mask == 0
+
+
+@contextlib.contextmanager
+def _outputs_kept(layers: Sequence[DecoderLayer]) -> Iterator[dict[str, dict[int, Any]]]:
+    kept: dict[str, dict[int, Any]] = {
+        name: {} for name in ("resid_pre", "z", "attn_out", "mlp_out", "resid_post", "kwargs")
+    }
+    handles: list[Any] = []
+
+    def keep_input(index: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept["resid_pre"][index] = (args[0] if args else kwargs["hidden_states"])[0]
+
+        return hook
+
+    def keep_z(index: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            kept["z"][index] = args[0][0]
+
+        return hook
+
+    def keep_output(name: str, index: int) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            kept[name][index] = first_tensor(output)[0]
+
+        return hook
+
+    def keep_kwargs(index: int) -> Any:
+        def hook(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+            kept["kwargs"][index] = dict(kwargs)
+
+        return hook
+
+    try:
+        for layer in layers:
+            i = layer.index
+            handles += [
+                layer.module.register_forward_pre_hook(keep_input(i), with_kwargs=True),
+                layer.module.register_forward_hook(keep_output("resid_post", i)),
+                layer.attention.register_forward_pre_hook(keep_kwargs(i), with_kwargs=True),
+                layer.out_proj.register_forward_pre_hook(keep_z(i)),
+                layer.attn_out_module.register_forward_hook(keep_output("attn_out", i)),
+                layer.mlp_out_module.register_forward_hook(keep_output("mlp_out", i)),
+            ]
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def record(
+    decoder: nn.Module,
+    config: Any,
+    layers: Sequence[DecoderLayer],
+    ids: Tensor,
+    recorder: Recorder | None,
+) -> RecordedRun:
+    """Run one prompt, `ids` [1, pos], and keep its activations. Cost: one forward pass.
+
+    With a `recorder`, its attention function stands in for the model's own and keeps what a restart needs; without
+    one, the model's own attention runs and the run can be patched from, but not restarted.
+    """
+    replaced = contextlib.nullcontext() if recorder is None else attention_replaced(config, recorder)
+    with replaced, _outputs_kept(layers) as kept:
+        decoder(input_ids=ids, use_cache=False)
+    order = range(len(layers))
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack([kept[name][i] for i in order])
+
+    def in_order(values: dict[int, Tensor]) -> tuple[Tensor, ...]:
+        return tuple(values[i] for i in order)
+
+    z = stacked("z")
+    return RecordedRun(
+        resid_pre=stacked("resid_pre"),
+        attn_out=stacked("attn_out"),
+        mlp_out=stacked("mlp_out"),
+        resid_post=stacked("resid_post"),
+        z=z.view(*z.shape[:-1], int(config.num_attention_heads), -1),
+        key=() if recorder is None else in_order(recorder.key),
+        value=() if recorder is None else in_order(recorder.value),
+        mask=() if recorder is None else in_order(recorder.mask),
+        layer_kwargs=tuple(kept["kwargs"][i] for i in order),
+    )

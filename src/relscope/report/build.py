@@ -1,0 +1,44 @@
+"""How does a run folder become a report? Rows are read, effects computed, figures drawn, one page written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relscope.report.contents import read_contents
+from relscope.report.figures import draw_figures
+from relscope.report.page import render
+from relscope.results import open_run
+from relscope.results.files import write_whole
+
+REPORT_NAME = "report.html"
+FIGURES_FOLDER = "figures"
+
+
+def build_report(run_dir: Path) -> Path:
+    """Write `report.html` and `figures/*.png`, `*.pdf` into the run folder, from its rows and manifest alone.
+
+    Works while the run is still going, and then says so. The same rows give the same bytes.
+
+    Parameters
+    ----------
+    run_dir : a folder that `relscope run` has written or is writing.
+
+    Returns
+    -------
+    The path of `report.html`.
+
+    Raises
+    ------
+    InputError
+        `run_dir` is not a run folder, or it is damaged.
+    RunError
+        A part is damaged, or the folder cannot be written.
+    """
+    run = open_run(Path(run_dir))
+    contents = read_contents(run)
+    figures = draw_figures(contents, run.directory / FIGURES_FOLDER)
+    page = render(contents, run.directory, figures)
+    path = run.directory / REPORT_NAME
+    # Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a question mark.
+    write_whole(path, page.encode("utf-8", errors="replace"))
+    return path

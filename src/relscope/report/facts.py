@@ -1,0 +1,211 @@
+"""What was run, and how much of it is there? A manifest and its rows, in words.
+
+The manifest's `identity` is written by the study and read here by name; a field that is not there is left out of the
+page, and every field is in the manifest at the page's end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+from relscope.report import words
+from relscope.results import SITE_COLUMNS, Manifest
+
+EXPERIMENT_NAMES = {
+    "judge": "verdicts",
+    "flow": "information flow (layer × region)",
+    "heads": "attention heads (layer × head × region)",
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one experiment is: stored rows, and the rows expected of the sites that were seen (None: unknown)."""
+
+    experiment: str
+    stored: int
+    expected: int | None
+
+    @property
+    def words(self) -> str:
+        """One sentence part, such as `flow: 120 of 480 rows (25 %)`."""
+        if self.stored == 0:
+            return f"{self.experiment}: no rows yet"
+        if not self.expected:
+            return f"{self.experiment}: {words.count(self.stored, 'row')}"
+        share = min(100.0, 100.0 * self.stored / self.expected)
+        return f"{self.experiment}: {self.stored:,} of {self.expected:,} rows ({share:.0f} %)"
+
+
+@dataclass(frozen=True)
+class ExclusionGroup:
+    """All exclusions of one stage and reason, with a few examples."""
+
+    stage: str
+    reason: str
+    n: int
+    examples: tuple[tuple[str, str], ...]  # (pair_id, detail)
+
+
+def lookup(identity: Mapping[str, Any], *paths: str) -> Any:
+    """The first of the dotted `paths` that is there and not empty, or None."""
+    for path in paths:
+        value: Any = identity
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value not in (None, "", [], {}):
+            return value
+    return None
+
+
+def short_name(value: Any) -> str:
+    """The last part of a path or hub id: what a reader calls the model or the data."""
+    text = str(value).rstrip("/\\")
+    return text.replace("\\", "/").rsplit("/", 1)[-1] or text
+
+
+def model_name(manifest: Manifest) -> str:
+    """The model as the user named it."""
+    found = lookup(manifest.identity, "model.name", "model.model", "model.id", "config.model", "model.path")
+    if isinstance(found, Mapping):
+        found = lookup(found, "name", "model", "id", "path")
+    return str(found or "an unnamed model")
+
+
+def data_name(manifest: Manifest) -> str:
+    """The data as the user named it."""
+    found = lookup(manifest.identity, "data.name", "data.source", "config.data")
+    if isinstance(found, Mapping):
+        found = lookup(found, "name", "source")
+    return str(found or "unnamed data")
+
+
+def asked_experiments(manifest: Manifest) -> list[str]:
+    """The experiments that the study asked for, as far as the manifest says so."""
+    found = lookup(manifest.identity, "config.experiments", "experiments")
+    if isinstance(found, Mapping):
+        return [str(name) for name in found]
+    return [str(name) for name in found] if isinstance(found, (list, tuple)) else []
+
+
+def facts(manifest: Manifest, directions: Sequence[str], experiments: Sequence[str]) -> list[tuple[str, str]]:
+    """What was run, as (name, words) in reading order."""
+    identity, shape = manifest.identity, manifest.model_shape
+    patched = sum(not pair.filtered for pair in manifest.pairs)
+    queries = len({pair.query_id for pair in manifest.pairs})
+    prompt_format = lookup(identity, "prompt.form", "prompt.format", "config.prompt.form")
+    order = lookup(identity, "prompt.order", "config.prompt.order", "config.order")
+    lengths = [pair.n_tokens for pair in manifest.pairs]
+    rows = [
+        ("Model", model_name(manifest)),
+        ("Size", _size(shape)),
+        ("Revision", _short_hash(lookup(identity, "model.revision"))),
+        ("Precision", lookup(identity, "model.dtype", "config.dtype", "model.precision")),
+        ("Data", data_name(manifest)),
+        (
+            "Pairs",
+            f"{manifest.n_pairs_loaded:,} loaded, {len(manifest.pairs):,} judged "
+            f"({words.count(queries, 'query', 'queries')}), {patched:,} patched",
+        ),
+        ("Negative documents", _negatives(identity)),
+        ("Prompt", prompt_format),
+        ("Order of the parts", words.order_of_parts(str(order)) if order else None),
+        ("Prompt length", _range(lengths, "token")),
+        ("Experiments", words.listing(EXPERIMENT_NAMES.get(name, name) for name in experiments)),
+        ("Direction", words.listing(words.DIRECTIONS.get(name, name) for name in directions)),
+        ("Filter", _filter(lookup(identity, "config.filter", "filter", "config.pairs.filter"))),
+        ("Device", lookup(manifest.environment, "device", "hardware.device")),
+        ("relscope", lookup(identity, "relscope_version")),
+        ("Started", _time(manifest.created)),
+    ]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def progress(manifest: Manifest, rows: pd.DataFrame) -> list[Progress]:
+    """How many rows each experiment has, against its sites seen so far times its pairs."""
+    judged = len(manifest.pairs)
+    patched = sum(not pair.filtered for pair in manifest.pairs)
+    stored = Counter(rows["experiment"].astype(str))
+    names = dict.fromkeys(["judge", *asked_experiments(manifest), *sorted(stored)])
+    steps = []
+    for name in names:
+        expected: int | None = None
+        if name == "judge":
+            expected = judged
+        elif name in stored:
+            sites = rows.loc[rows["experiment"] == name, list(SITE_COLUMNS)].drop_duplicates()
+            expected = len(sites) * patched
+        steps.append(Progress(name, stored[name], expected))
+    return steps
+
+
+def exclusion_groups(manifest: Manifest, examples: int = 3) -> list[ExclusionGroup]:
+    """The exclusions by stage (in the order of the work) and reason (most frequent first)."""
+    counts = Counter((e.stage, e.reason) for e in manifest.exclusions)
+    order = list(words.REASONS)
+    groups = []
+    for (stage, reason), n in sorted(counts.items(), key=lambda c: (order.index(c[0][0]), -c[1], c[0][1])):
+        cases = [(e.pair_id, e.detail) for e in manifest.exclusions if (e.stage, e.reason) == (stage, reason)]
+        groups.append(ExclusionGroup(stage, reason, n, tuple(cases[:examples])))
+    return groups
+
+
+def _size(shape: Mapping[str, int]) -> str:
+    parts = []
+    if shape.get("n_layers"):
+        heads = f" of {words.count(shape['n_heads'], 'head')}" if shape.get("n_heads") else ""
+        parts.append(words.count(shape["n_layers"], "layer") + heads)
+    if shape.get("n_parameters"):
+        parts.append(words.parameters(shape["n_parameters"]))
+    return ", ".join(parts)
+
+
+def _short_hash(value: Any) -> str | None:
+    """The first 12 digits of a commit's hash, as git shows it; anything else as it stands."""
+    text = str(value) if value is not None else None
+    return text[:12] if text and re.fullmatch("[0-9a-f]{40,64}", text) else text
+
+
+def _time(text: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:  # the manifest promises ISO 8601; whatever it holds instead is shown as it is
+        return text
+    zone = " UTC" if moment.utcoffset() == timedelta(0) else ""
+    return f"{moment:%Y-%m-%d %H:%M}{zone}"
+
+
+def _range(values: Sequence[int], noun: str) -> str | None:
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    return words.count(low, noun) if low == high else f"{low:,} to {high:,} {noun}s"
+
+
+def _filter(value: Any) -> str | None:
+    if value is None:
+        return None
+    known = {
+        "all": "none: every aligned pair is patched",
+        "correct": "pairs judged correctly: yes for the relevant document, no for the other one",
+    }
+    return known.get(str(value), str(value))
+
+
+def _negatives(identity: Mapping[str, Any]) -> str | None:
+    found = lookup(identity, "config.negatives", "data.negatives")
+    if isinstance(found, Mapping):
+        kind, per_query = found.get("kind"), found.get("per_query")
+        if kind is None:
+            return None
+        per = f", up to {per_query} for each query" if per_query else ""
+        depth = f" (sampled from the BM25 top {found['depth']})" if kind == "hard" and found.get("depth") else ""
+        return f"{kind}{depth}{per}"
+    return str(found) if found is not None else None

@@ -1,0 +1,237 @@
+"""What are the few things to take away? Sentences computed from the effects, never canned.
+
+A finding names the strongest sites and gives their interval. It compares regions that do not overlap (`all`
+holds every other region, so it would always win), and it says how many intervals exclude 0 beside how many
+would by chance, because the strongest of many sites looks stronger than it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from relscope.analysis import Estimate, JudgeQuality
+from relscope.report import words
+from relscope.report.maps import EffectMap, Quantity
+
+HALF = 0.5
+STRONGEST = 10
+PLACES = {
+    "query": "at the query",
+    "document": "at the document",
+    "instruction": "at the instruction",
+    "last": "at the last token",
+    "all": "at all tokens",
+    "other": "at the other tokens",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to take away: a short title and one or two sentences."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One site of a map with its numbers."""
+
+    row: str
+    layer: int
+    effect: Estimate
+    ie: Estimate
+    n_pairs: int
+
+    def value(self, quantity: Quantity) -> Estimate:
+        """The estimate that the colours show."""
+        return self.ie if quantity == "ie" else self.effect
+
+    def shown(self, quantity: Quantity) -> str:
+        """`IE 0.31 [0.25, 0.37]`, or the effect where the gap allows no IE."""
+        return ("IE " if quantity == "ie" else "effect ") + estimate(self.value(quantity))
+
+
+def estimate(value: Estimate, decimals: int | None = None) -> str:
+    """`0.31 [0.25, 0.37]`; the value alone where one query allows no interval."""
+    places = words.decimals_for([value.value]) if decimals is None else decimals
+    text = words.number(value.value, places)
+    if np.isnan(value.low):
+        return text
+    return f"{text} {words.interval(value.low, value.high, places)}"
+
+
+def excludes_zero(value: Estimate) -> bool:
+    """True if the interval lies on one side of 0; a missing interval does not."""
+    return value.low > 0 or value.high < 0
+
+
+def ranked_cells(effect_map: EffectMap, quantity: Quantity, rows: Sequence[str] | None = None) -> list[Cell]:
+    """The measured cells of `rows` (default: all), largest absolute value first, ties by row, then layer."""
+    cells = []
+    for i, row in enumerate(effect_map.rows):
+        if rows is not None and row not in rows:
+            continue
+        for j, layer in enumerate(effect_map.layers):
+            at = {name: float(matrix[i, j]) for name, matrix in effect_map.cells.items()}
+            if np.isfinite(at[quantity]):
+                cells.append(
+                    Cell(
+                        row,
+                        layer,
+                        Estimate(at["effect"], at["effect_low"], at["effect_high"]),
+                        Estimate(at["ie"], at["ie_low"], at["ie_high"]),
+                        int(at["n_pairs"]),
+                    )
+                )
+    return sorted(cells, key=lambda cell: -abs(cell.value(quantity).value))
+
+
+def place(region: str) -> str:
+    """`at the instruction`, `at query.first`."""
+    return PLACES.get(region, f"at {region}")
+
+
+def verdict_finding(quality: JudgeQuality, gap: Estimate | None) -> Finding:
+    """How well the model judges, and how far apart its verdicts are."""
+    title = f"Verdicts: accuracy {estimate(quality.accuracy, 2)}, ROC AUC {estimate(quality.roc_auc, 2)}"
+    text = (
+        f"The relevant document gets the higher logit difference in "
+        f"{words.percent(quality.paired_accuracy.value)} of {words.count(quality.n, 'pair')} "
+        f"({words.count(quality.n_queries, 'query', 'queries')})."
+    )
+    if gap is not None:
+        text += (
+            f" Over the patched pairs the gap between the clean and the corrupted run is {estimate(gap)} logits "
+            "on average; an indirect effect (IE) is a share of this gap."
+        )
+    return Finding(title, text)
+
+
+def flow_findings(maps: Sequence[EffectMap], quantity: Quantity) -> list[Finding]:
+    """For each component of one direction: where it carries most; for the residual stream, where half is."""
+    findings = []
+    for effect_map in maps:
+        if effect_map.name == "resid_post" and quantity == "ie":
+            findings.append(_handover(effect_map))
+            continue
+        cells = ranked_cells(effect_map, quantity, words.disjoint(effect_map.rows))
+        if cells:
+            findings.append(_strongest_places(effect_map, cells, quantity))
+    return findings
+
+
+def head_findings(maps: Sequence[EffectMap], quantity: Quantity, confidence: float) -> list[Finding]:
+    """Over the regions of one direction: the strongest head of each, and how concentrated the effects are."""
+    by_region = {effect_map.name: ranked_cells(effect_map, quantity) for effect_map in maps}
+    ranked = [(region, by_region[region]) for region in words.disjoint(by_region) if by_region[region]]
+    if not ranked:
+        return []
+    ranked.sort(key=lambda r: -abs(r[1][0].value(quantity).value))
+    region, cells = ranked[0]
+    best = cells[0]
+    name = words.head_name(best.layer, int(best.row))
+    title = f"Heads: the largest effect is {name}'s, {place(region)}"
+    text = _amount(best, quantity)
+    if len(cells) > 1:
+        text += f"; next there {words.listing(_head_and_value(cell, quantity) for cell in cells[1:3])}"
+    text += "."
+    if len(ranked) > 1:
+        others = words.listing(f"{_head_and_value(of[0], quantity)} {place(other)}" for other, of in ranked[1:])
+        text += f" Elsewhere the largest are {others}."
+    return [Finding(title, text + _spread(region, cells, quantity, confidence))]
+
+
+def _strongest_places(effect_map: EffectMap, cells: list[Cell], quantity: Quantity) -> Finding:
+    best, others = cells[0], cells[1:3]
+    name = words.COMPONENTS.get(effect_map.name, effect_map.name)
+    title = f"{name}: largest at layer {best.layer}, {place(best.row)}"
+    text = f"{best.shown(quantity)}, an effect of {estimate(best.effect)} logits, " if quantity == "ie" else ""
+    text = text or f"An {best.shown(quantity)} logits, "
+    text += f"the largest of {words.count(len(cells), 'layer × region site')}"
+    if not excludes_zero(best.value(quantity)) and np.isfinite(best.value(quantity).low):
+        text += "; its interval includes 0, so even this one may be noise"
+    text += "."
+    if others:
+        rest = words.listing(
+            f"layer {cell.layer} {place(cell.row)} ({estimate(cell.value(quantity))})" for cell in others
+        )
+        text += f" Next: {rest}."
+    return Finding(title, text)
+
+
+def _handover(effect_map: EffectMap) -> Finding:
+    """Up to which layer the document carries half of the gap, and from which layer the last token does."""
+    name = words.COMPONENTS[effect_map.name]
+    sentences = []
+    until = _layer_where_half(effect_map, "document", from_end=False)
+    since = _layer_where_half(effect_map, "last", from_end=True)
+    if until is not None:
+        sentences.append(
+            f"Patching it {place('document')} alone gives at least half of the gap at every layer up to "
+            f"{until.layer} ({until.shown('ie')})."
+        )
+    if since is not None:
+        sentences.append(
+            f"Patching it {place('last')} alone does so at every layer from {since.layer} on ({since.shown('ie')})."
+        )
+    if until is not None and since is not None and since.layer > until.layer:
+        title = f"{name}: from the document to the last token between layers {until.layer} and {since.layer}"
+    elif since is not None:
+        title = f"{name}: half of the gap is at the last token from layer {since.layer} on"
+    elif until is not None:
+        title = f"{name}: half of the gap is at the document up to layer {until.layer}"
+    else:
+        title = f"{name}: no single region holds half of the gap"
+        cells = ranked_cells(effect_map, "ie", words.disjoint(effect_map.rows))
+        if cells:
+            best = cells[0]
+            sentences.append(f"The largest is layer {best.layer} {place(best.row)} ({best.shown('ie')}).")
+        else:
+            sentences.append("Only overlapping regions were measured.")
+    return Finding(title, " ".join(sentences))
+
+
+def _layer_where_half(effect_map: EffectMap, region: str, *, from_end: bool) -> Cell | None:
+    """The last layer of the unbroken stretch, from one end of the depth, in which IE is at least one half."""
+    if region not in effect_map.rows:
+        return None
+    cells = sorted(ranked_cells(effect_map, "ie", (region,)), key=lambda c: c.layer, reverse=from_end)
+    held = None
+    for cell in cells:
+        if cell.ie.value < HALF:
+            break
+        held = cell
+    return held
+
+
+def _amount(cell: Cell, quantity: Quantity) -> str:
+    effect = f"n effect of {estimate(cell.effect)} logits"
+    return f"{cell.shown('ie')}, a{effect}" if quantity == "ie" else f"A{effect}"
+
+
+def _head_and_value(cell: Cell, quantity: Quantity) -> str:
+    return f"{words.head_name(cell.layer, int(cell.row))} ({estimate(cell.value(quantity))})"
+
+
+def _spread(region: str, cells: list[Cell], quantity: Quantity, confidence: float) -> str:
+    """How many heads have an effect at all, and how much of the effects the strongest hold."""
+    text = ""
+    with_interval = [cell for cell in cells if np.isfinite(cell.value(quantity).low)]
+    if with_interval:
+        n = sum(excludes_zero(cell.value(quantity)) for cell in with_interval)
+        by_chance = (1 - confidence) * len(with_interval)
+        verb = "excludes" if n == 1 else "exclude"
+        text += (
+            f" {place(region).capitalize()} {words.count(n, 'interval')} of "
+            f"{words.count(len(with_interval), 'head')} {verb} 0 (about {by_chance:.0f} would if no head had an effect)"
+        )
+    total = sum(abs(cell.value(quantity).value) for cell in cells)
+    if len(cells) > 2 * STRONGEST and total > 0:
+        share = sum(abs(cell.value(quantity).value) for cell in cells[:STRONGEST]) / total
+        start = ", and the" if text else " The"
+        text += f"{start} ten strongest heads hold {words.percent(share)} of the summed absolute effects"
+    return f"{text}." if text else ""

@@ -1,0 +1,159 @@
+"""Which matrix does each heat map show, and on which colour scale?
+
+A map has layers as columns, so that depth always runs from left to right; its rows are regions (information
+flow) or heads. A site that was not measured is NaN and is drawn as a gap, never as a zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from relscope.report import words
+
+FLOW_COMPONENTS = ("attn_out", "mlp_out", "resid_post")
+MODULES = ("attn_out", "mlp_out")
+CELL_COLUMNS = (
+    "effect",
+    "effect_low",
+    "effect_high",
+    "ie",
+    "ie_low",
+    "ie_high",
+    "n_pairs",
+    "n_queries",
+)
+# ColorBrewer's RdBu without its darkest step at either end: there red and blue are both nearly black, and a
+# red-blind reader could not tell a large positive effect from a large negative one.
+COLOURS = (
+    "#2166ac",
+    "#4393c3",
+    "#92c5de",
+    "#d1e5f0",
+    "#f7f7f7",
+    "#fddbc7",
+    "#f4a582",
+    "#d6604d",
+    "#b2182b",
+)
+
+Quantity = Literal["ie", "effect"]
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EffectMap:
+    """One heat map. `cells[column]` is a matrix [row, layer]; NaN where the site was not measured."""
+
+    name: str  # the component of a flow map, the region of a head map
+    direction: str
+    rows: tuple[str, ...]  # regions, or head numbers as text
+    layers: tuple[int, ...]
+    cells: Mapping[str, Matrix]
+
+    def values(self, quantity: Quantity) -> Matrix:
+        """The matrix [row, layer] that the colours show."""
+        return self.cells[quantity]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the colours mean: the quantity, and the value at the end of the scale, symmetric around 0."""
+
+    quantity: Quantity
+    flow: float  # largest absolute value over all components
+    modules: float  # the same over attn_out and mlp_out alone, which resid_post exceeds by far
+    heads: float
+
+    @property
+    def zoom_helps(self) -> bool:
+        """True if the modules would use less than four fifths of the flow maps' colours."""
+        return self.modules < 0.8 * self.flow
+
+
+def flow_maps(effects: pd.DataFrame) -> list[EffectMap]:
+    """One map for each direction and component of the experiment `flow`: regions x layers."""
+    flow = effects[effects["experiment"] == "flow"]
+    maps = []
+    for direction in _names(flow["direction"]):
+        here = flow[flow["direction"] == direction]
+        regions = sorted(_names(here["region"]), key=words.region_key)
+        layers = _layers(here)
+        for component in sorted(_names(here["component"]), key=_component_key):
+            sites = here[here["component"] == component]
+            row_of = {region: i for i, region in enumerate(regions)}
+            index = np.array([row_of[str(region)] for region in sites["region"]], dtype=np.intp)
+            cells = _matrices(sites, index, len(regions), layers)
+            maps.append(EffectMap(component, direction, tuple(regions), layers, cells))
+    return maps
+
+
+def head_maps(effects: pd.DataFrame) -> list[EffectMap]:
+    """One map for each direction and region of the experiment `heads`: heads x layers."""
+    heads = effects[effects["experiment"] == "heads"]
+    maps = []
+    for direction in _names(heads["direction"]):
+        here = heads[heads["direction"] == direction]
+        layers = _layers(here)
+        n_heads = int(here["head"].max()) + 1
+        for region in sorted(_names(here["region"]), key=words.region_key):
+            sites = here[here["region"] == region]
+            index = np.array([int(head) for head in sites["head"]], dtype=np.intp)
+            cells = _matrices(sites, index, n_heads, layers)
+            maps.append(EffectMap(region, direction, tuple(str(h) for h in range(n_heads)), layers, cells))
+    return maps
+
+
+def shared_scale(flow: Sequence[EffectMap], heads: Sequence[EffectMap], quantity: Quantity) -> Scale:
+    """The ends of the colour scales; an experiment without any effect gets 1, so that its maps are white."""
+    modules = [m for m in flow if m.name in MODULES]
+    return Scale(
+        quantity,
+        flow=_limit(m.values(quantity) for m in flow),
+        modules=_limit(m.values(quantity) for m in modules or flow),
+        heads=_limit(m.values(quantity) for m in heads),
+    )
+
+
+def _limit(matrices: Iterable[Matrix]) -> float:
+    largest = 0.0
+    for matrix in matrices:
+        finite = matrix[np.isfinite(matrix)]
+        if finite.size:
+            largest = max(largest, float(np.abs(finite).max()))
+    if largest == 0:
+        return 1.0
+    # Rounded up to two significant digits: the ends of the scale are printed, and no value lies beyond them.
+    unit = 10.0 ** (math.floor(math.log10(largest)) - 1)
+    return math.ceil(largest / unit - 1e-9) * unit
+
+
+def _names(column: pd.Series[str]) -> list[str]:
+    return sorted(str(name) for name in column.dropna().unique())
+
+
+def _layers(sites: pd.DataFrame) -> tuple[int, ...]:
+    return tuple(range(int(sites["layer"].max()) + 1)) if len(sites) else ()
+
+
+def _component_key(component: str) -> tuple[int, str]:
+    known = component in FLOW_COMPONENTS
+    return (FLOW_COMPONENTS.index(component) if known else len(FLOW_COMPONENTS), component)
+
+
+def _matrices(
+    sites: pd.DataFrame, rows: npt.NDArray[np.intp], n_rows: int, layers: tuple[int, ...]
+) -> dict[str, Matrix]:
+    columns = sites["layer"].to_numpy(dtype=np.intp)
+    cells = {}
+    for name in CELL_COLUMNS:
+        matrix = np.full((n_rows, len(layers)), np.nan)
+        matrix[rows, columns] = sites[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        cells[name] = matrix
+    return cells

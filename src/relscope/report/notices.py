@@ -1,0 +1,71 @@
+"""What must a reader know before trusting anything below? The warnings at the top of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from relscope.report import words
+from relscope.report.contents import Contents
+
+FEW_QUERIES = 10
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A box at the top of the page: `alarm` where the numbers may mislead, `warn` where less is wrong."""
+
+    level: Literal["alarm", "warn"]
+    title: str
+    text: str
+    points: tuple[str, ...] = ()
+
+
+def notices(contents: Contents) -> list[Notice]:
+    """All that hold for this run, the gravest first."""
+    found = []
+    quality, manifest = contents.quality, contents.manifest
+    if quality is not None and quality.at_chance:
+        found.append(
+            Notice(
+                "alarm",
+                "The verdicts are not better than chance, so the effects mean little",
+                quality.sentence,
+            )
+        )
+    if contents.complete and not any(not pair.filtered for pair in manifest.pairs):
+        found.append(
+            Notice(
+                "alarm",
+                "No pair was left to patch",
+                "Every pair was excluded or filtered out, so there are no effects; the exclusions say why.",
+            )
+        )
+    if not contents.complete:
+        found.append(
+            Notice(
+                "warn",
+                "This run is not complete",
+                "What follows is computed from the rows stored so far and may change. Of the sites seen so far:",
+                tuple(step.words for step in contents.progress),
+            )
+        )
+    failed = [lint for lint in manifest.lints if not lint.ok]
+    if failed:
+        found.append(
+            Notice(
+                "warn",
+                f"{words.count(len(failed), 'check')} of the model failed",
+                "The section on verdict quality lists all checks. Failed:",
+                tuple(lint.name for lint in failed),
+            )
+        )
+    if 1 <= contents.n_queries < FEW_QUERIES:
+        text = (
+            "A single query allows no interval over queries: nothing here tells signal from noise."
+            if contents.n_queries == 1
+            else "A bootstrap over so few queries gives intervals that are too narrow."
+        )
+        title = f"The effects rest on {words.count(contents.n_queries, 'query', 'queries')} only"
+        found.append(Notice("warn", title, text))
+    return found

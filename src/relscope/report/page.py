@@ -1,0 +1,258 @@
+"""How do the parts become one HTML file that needs no network?
+
+Every text passes the template's automatic escaping; only this package's own style and scripts and plotly's
+script are put in as they are. Data for the scripts goes through `tojson`, which also escapes `<`, so that a text
+in the data cannot close the script element.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from relscope.report import downloads, facts, verdicts, views, words
+from relscope.report.contents import Contents
+from relscope.report.maps import COLOURS, EffectMap
+from relscope.report.notices import notices
+from relscope.results import Manifest, PromptSample
+
+SECTIONS = (
+    ("run", "What was run"),
+    ("glance", "At a glance"),
+    ("verdicts", "Verdict quality"),
+    ("exclusions", "Exclusions"),
+    ("flow", "Information flow"),
+    ("heads", "Heads"),
+    ("prompts", "Prompts"),
+    ("reading", "How to read"),
+    ("data", "Data"),
+    ("manifest", "Manifest"),
+)
+RUN_WORDS = {"clean": "with the relevant document", "corrupted": "with the other document"}
+MOST_MANIFEST_ENTRIES = 500
+MOST_PARTS_LISTED = 12
+
+
+def render(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> str:
+    """The report as HTML text. `figures` are the PNG paths in `run_dir`, each with a PDF beside it."""
+    environment = Environment(
+        loader=PackageLoader("relscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(_values(contents, run_dir, figures))
+
+
+def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[str, Any]:
+    manifest = contents.manifest
+    judged = contents.rows[contents.rows["experiment"] == "judge"]
+    experiments = [step.experiment for step in contents.progress if step.stored]
+    histogram = verdicts.histogram(judged) if len(judged) else None
+    directions, plots = _directions(contents)
+    parts = downloads.row_parts(run_dir)
+    shown, cut = _shown_manifest(manifest)
+    return {
+        "title": f"What causes the relevance verdict of {facts.short_name(facts.model_name(manifest))}",
+        "lead": _lead(contents),
+        "sections": SECTIONS,
+        "notices": notices(contents),
+        "facts": facts.facts(manifest, contents.directions, experiments),
+        "findings": contents.findings,
+        "tiles": views.quality_tiles(contents.quality) if contents.quality else [],
+        "quality_sentence": contents.quality.sentence if contents.quality else "",
+        "histogram_label": views.histogram_label(judged) if len(judged) else "",
+        "histogram_rows": views.histogram_rows(histogram) if histogram else [],
+        "lints": manifest.lints,
+        "exclusions": facts.exclusion_groups(manifest),
+        "exclusion_words": _exclusion_words(manifest),
+        "stage_words": words.REASONS,
+        "directions": directions,
+        "many_directions": len(directions) > 1,
+        "has_flow": bool(contents.flow),
+        "has_heads": bool(contents.heads),
+        "flow_empty": _empty_words(contents, "flow"),
+        "heads_empty": _empty_words(contents, "heads"),
+        "quantity_words": views.QUANTITY_WORDS[contents.scale.quantity],
+        "scale_words": _scale_words(contents),
+        "colours": COLOURS,
+        "limits": {name: _limit_words(limit) for name, limit in _limits(contents).items()},
+        "zoom": contents.scale.zoom_helps,
+        "samples": _samples(manifest),
+        "regions_shown": _regions_shown(manifest.prompt_samples),
+        **_files(contents, parts, run_dir, figures),
+        "manifest_json": json.dumps(shown, indent=2, ensure_ascii=False),
+        "manifest_cut": cut,
+        "version": facts.lookup(manifest.identity, "relscope_version"),
+        "n_rows": words.count(len(contents.rows), "row"),
+        "plot_data": {
+            "quantity": contents.scale.quantity,
+            "colours": COLOURS,
+            "limits": _limits(contents),
+            "limit_words": {name: f"{limit:g}" for name, limit in _limits(contents).items()},
+            "zoom": contents.scale.zoom_helps,
+            "maps": plots,
+            "verdicts": histogram,
+        },
+        "draws": bool(plots) or histogram is not None,
+        "css": _own("report.css"),
+        "js": _own("report.js"),
+        "plotly": _plotly(),
+    }
+
+
+def _directions(contents: Contents) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The maps of each direction, as the template and as the script want them."""
+    scale = contents.scale
+    table = views.n_table_cells([*contents.flow, *contents.heads]) <= views.MOST_TABLE_CELLS
+    span = views.bar_span(contents.head_lists)
+    shown: list[dict[str, Any]] = []
+    plots: list[dict[str, Any]] = []
+    for direction in contents.directions:
+        view: dict[str, Any] = {"words": words.DIRECTIONS.get(direction, direction), "flow": [], "heads": []}
+        for kind, maps in (("flow", contents.flow), ("heads", contents.heads)):
+            for effect_map in _of(maps, direction):
+                identifier = f"map-{len(plots)}"
+                plots.append(views.plot_map(effect_map, identifier, kind))
+                one = views.map_view(effect_map, identifier, kind, scale, table=table)
+                one["top"] = [
+                    row
+                    for heads in contents.head_lists
+                    if kind == "heads" and (heads.region, heads.direction) == (effect_map.name, direction)
+                    for row in views.top_head_rows(heads, span)
+                ]
+                view[kind].append(one)
+        shown.append(view)
+    return shown, plots
+
+
+def _of(maps: Sequence[EffectMap], direction: str) -> list[EffectMap]:
+    return [effect_map for effect_map in maps if effect_map.direction == direction]
+
+
+def _limits(contents: Contents) -> dict[str, float]:
+    scale = contents.scale
+    return {"flow": scale.flow, "modules": scale.modules, "heads": scale.heads}
+
+
+def _limit_words(limit: float) -> dict[str, str]:
+    return {"plain": f"{limit:g}", "plus": f"+{limit:g}", "minus": f"{words.MINUS}{limit:g}"}
+
+
+def _scale_words(contents: Contents) -> str:
+    if contents.scale.quantity == "ie":
+        return "Colours show the indirect effect: the effect as a share of the gap."
+    return (
+        "Colours show the effect in logits and not the indirect effect (IE): the gap between the clean and the "
+        "corrupted run, which IE is a share of, has no interval that excludes 0."
+    )
+
+
+def _lead(contents: Contents) -> str:
+    manifest = contents.manifest
+    patched = sum(not pair.filtered for pair in manifest.pairs)
+    queries = len({pair.query_id for pair in manifest.pairs if not pair.filtered})
+    shown = [
+        text
+        for text, there in (
+            ("which layers (at which parts of the prompt)", bool(contents.flow)),
+            ("which attention heads", bool(contents.heads)),
+        )
+        if there
+    ]
+    asked = words.listing(shown) or "what"
+    return (
+        f"Activations of {facts.model_name(manifest)} were exchanged between prompts with a relevant and with "
+        f"another document, on {words.count(patched, 'pair')} of {words.count(queries, 'query', 'queries')} from "
+        f"{facts.data_name(manifest)}, to measure {asked} cause its yes or no."
+    )
+
+
+def _exclusion_words(manifest: Manifest) -> str:
+    n = len({exclusion.pair_id for exclusion in manifest.exclusions})
+    patched = sum(not pair.filtered for pair in manifest.pairs)
+    kept = f"{patched:,} of {words.count(manifest.n_pairs_loaded, 'loaded pair')} are patched"
+    return f"{words.count(n, 'pair')} or queries left out; {kept}." if n else f"{kept[0].upper()}{kept[1:]}."
+
+
+def _empty_words(contents: Contents, experiment: str) -> str:
+    if not any(not pair.filtered for pair in contents.manifest.pairs):
+        return "No pair was left to patch after the exclusions above, so there is no map to show."
+    asked = facts.asked_experiments(contents.manifest)
+    if asked and experiment not in asked:
+        return f"The experiment {experiment} was not part of this run."
+    return f"No rows of the experiment {experiment} are stored yet."
+
+
+def _samples(manifest: Manifest) -> list[dict[str, Any]]:
+    """The prompt samples, the clean and the corrupted prompt of a pair together."""
+    query_of = {pair.pair_id: pair.query_text for pair in manifest.pairs}
+    pairs: dict[str, dict[str, Any]] = {}
+    for sample in manifest.prompt_samples:
+        entry = pairs.setdefault(
+            sample.pair_id,
+            {"pair_id": sample.pair_id, "query_text": query_of.get(sample.pair_id, ""), "prompts": []},
+        )
+        segments = [views.segment_view(segment) for segment in sample.segments]
+        entry["prompts"].append({"run": sample.run, "words": RUN_WORDS[sample.run], "segments": segments})
+    return list(pairs.values())
+
+
+def _regions_shown(samples: Sequence[PromptSample]) -> list[str]:
+    regions = {segment.region for sample in samples for segment in sample.segments} - {"other"}
+    return sorted(regions, key=words.region_key)
+
+
+def _files(contents: Contents, parts: list[downloads.Linked], run_dir: Path, figures: Sequence[Path]) -> dict[str, Any]:
+    files = []
+    if len(contents.effects):
+        files.append((downloads.embedded_effects(contents.effects), "site"))
+    rows = downloads.embedded_rows(contents.rows)
+    if rows is not None:
+        files.append((rows, "row"))
+    embedded = [
+        {
+            "element_id": file.element_id,
+            "file_name": file.file_name,
+            "content": file.content,
+            "words": f"{words.count(file.n_rows, noun)}, {words.size(file.n_bytes)}",
+        }
+        for file, noun in files
+    ]
+    return {
+        "embedded": embedded,
+        "parts": parts[:MOST_PARTS_LISTED],
+        "more_parts": max(0, len(parts) - MOST_PARTS_LISTED),
+        "figures": downloads.figure_links(list(figures), run_dir),
+    }
+
+
+def _shown_manifest(manifest: Manifest) -> tuple[Mapping[str, Any], str]:
+    """The manifest as JSON values, its longest lists cut, and a sentence that says so."""
+    shown = manifest.model_dump(mode="json")
+    cut = []
+    for name in ("pairs", "exclusions"):
+        if len(shown[name]) > MOST_MANIFEST_ENTRIES:
+            cut.append(f"the first {MOST_MANIFEST_ENTRIES} of {len(shown[name]):,} {name}")
+            shown[name] = shown[name][:MOST_MANIFEST_ENTRIES]
+    return shown, f"Shown with {words.listing(cut)}; manifest.json has all." if cut else ""
+
+
+@cache
+def _own(name: str) -> Markup:
+    return Markup(files("relscope.report").joinpath("templates", name).read_text(encoding="utf-8"))
+
+
+@cache
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())

@@ -1,0 +1,175 @@
+// Draws the maps and the verdicts from the numbers in #plot-data, and unpacks the files the page carries.
+(function () {
+  "use strict";
+  const data = JSON.parse(document.getElementById("plot-data").textContent);
+  const root = document.documentElement;
+  const config = { displayModeBar: false, doubleClick: false, scrollZoom: false, showTips: false };
+  const limits = data.limits;
+  let flowLimit = data.zoom ? "modules" : "flow";
+
+  const colour = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
+  const fixed = (value, decimals) => {
+    const text = value.toFixed(decimals);
+    return (Number(text) === 0 ? (0).toFixed(decimals) : text).replace("-", "−");
+  };
+  // Plotly reads tags in labels; names come from the rows, so they are escaped here as they are in the page.
+  const escape = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+  function withInterval(value, low, high, decimals, queries) {
+    if (value === null) return "–";
+    if (low === null || high === null) return fixed(value, decimals) + (queries < 2 ? " (one query: no interval)" : " (no interval: the gap may be 0)");
+    return fixed(value, decimals) + " [" + fixed(low, decimals) + ", " + fixed(high, decimals) + "]";
+  }
+
+  function hoverText(map, i, j) {
+    const cells = map.cells;
+    if (cells.effect[i][j] === null) return "";
+    const layer = map.layers[j];
+    const where = map.kind === "heads" ? "L" + layer + "H" + map.rows[i] + ", " + map.name : "layer " + layer + ", " + map.rows[i];
+    const low = cells[data.quantity + "_low"][i][j], high = cells[data.quantity + "_high"][i][j];
+    const n = cells.n_pairs[i][j], queries = cells.n_queries[i][j];
+    return "<b>" + escape(where) + "</b>" +
+      "<br>IE " + withInterval(cells.ie[i][j], cells.ie_low[i][j], cells.ie_high[i][j], map.ie_decimals, queries) +
+      "<br>effect " + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], map.decimals, queries) + " logits" +
+      (low !== null && low <= 0 && high >= 0 ? "<br>the interval includes 0" : "") +
+      "<br>n = " + n + (n === 1 ? " pair" : " pairs") + " of " + queries + (queries === 1 ? " query" : " queries");
+  }
+
+  // Whole numbers in steps of 1, 2, 5, 10, ... so that labels keep a distance of at least `room` pixels.
+  function step(count, pixels, room) {
+    const most = Math.max(1, Math.floor(pixels / room));
+    for (let power = 1; ; power *= 10) {
+      for (const factor of [1, 2, 5]) if (count / (factor * power) <= most) return factor * power;
+    }
+  }
+
+  function baseLayout(width, height, margin) {
+    return {
+      width: width, height: height, margin: margin, autosize: false, dragmode: false, showlegend: false,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("ink") },
+      hoverlabel: { bgcolor: colour("paper"), bordercolor: colour("muted"), font: { color: colour("ink"), size: 13 }, align: "left", namelength: -1 },
+    };
+  }
+
+  function drawMap(map) {
+    const node = document.getElementById(map.id);
+    const width = Math.floor(node.getBoundingClientRect().width);
+    const rows = map.rows.length, columns = map.layers.length, flow = map.kind === "flow";
+    const longest = Math.max(...map.rows.map((row) => row.length));
+    const margin = { l: flow ? Math.round(7 * longest + 12) : 38, r: 4, t: 4, b: 38 };
+    const inner = width - margin.l - margin.r;
+    const cell = inner / columns;
+    const tall = flow ? 26 * rows : Math.min(440, Math.max(11 * rows, Math.min(cell, 26) * rows, 60));
+    const limit = limits[flow ? flowLimit : "heads"];
+    const gap = cell < 7 ? 0.5 : 1;
+    const trace = {
+      type: "heatmap", x: map.layers, y: map.rows.map((_, i) => i), z: map.cells[data.quantity],
+      text: map.rows.map((_, i) => map.layers.map((_, j) => hoverText(map, i, j))),
+      hovertemplate: "%{text}<extra></extra>", hoverongaps: false, xgap: gap, ygap: gap,
+      zmin: -limit, zmax: limit, zmid: 0, showscale: false,
+      colorscale: data.colours.map((c, i) => [i / (data.colours.length - 1), c]),
+    };
+    const layout = baseLayout(width, tall + margin.t + margin.b, margin);
+    if (map.missing) layout.plot_bgcolor = colour("gap");
+    const axis = { fixedrange: true, showgrid: false, zeroline: false, ticks: "", showline: false };
+    layout.xaxis = { ...axis, title: { text: "layer", standoff: 6 }, tick0: 0, dtick: step(columns, inner, 30), range: [-0.5, columns - 0.5] };
+    layout.yaxis = { ...axis, range: [rows - 0.5, -0.5] };
+    if (flow) {
+      layout.yaxis.tickvals = map.rows.map((_, i) => i);
+      layout.yaxis.ticktext = map.rows.map((row) => escape(row) + " ");
+    } else {
+      layout.yaxis.title = { text: "head", standoff: 8 };
+      layout.yaxis.tick0 = 0;
+      layout.yaxis.dtick = step(rows, tall, 18);
+    }
+    return Plotly.react(node, [trace], layout, config);
+  }
+
+  function drawVerdicts(verdicts) {
+    const node = document.getElementById("plot-verdicts");
+    const width = Math.floor(node.getBoundingClientRect().width);
+    const margin = { l: 46, r: 4, t: 8, b: 44 };
+    const edges = verdicts.edges, centres = edges.slice(1).map((edge, i) => (edge + edges[i]) / 2);
+    const decimals = Math.min(4, Math.max(0, ...edges.map((edge) => (String(edge).split(".")[1] || "").length)));
+    const between = (i) => "LD from " + fixed(edges[i], decimals) + " to " + fixed(edges[i + 1], decimals);
+    const bar = (counts, sign, name, fill, pattern) => ({
+      type: "bar", name: name, x: centres, y: counts.map((n) => sign * n), width: edges.slice(1).map((edge, i) => 0.92 * (edge - edges[i])),
+      marker: { color: colour(fill), pattern: { shape: pattern, size: 5, solidity: 0.35, fgcolor: colour("paper"), fillmode: "overlay" } },
+      hovertext: counts.map((n, i) => "<b>" + name + "</b><br>" + between(i) + "<br>n = " + n),
+      hovertemplate: "%{hovertext}<extra></extra>",
+    });
+    const most = Math.max(1, ...verdicts.positive, ...verdicts.negative);
+    const every = step(most, 90, 24);
+    const ticks = [];
+    for (let n = 0; n <= most; n += every) ticks.push(n);
+    const layout = baseLayout(width, 270, margin);
+    layout.barmode = "overlay";
+    layout.bargap = 0;
+    layout.xaxis = { fixedrange: true, title: { text: "logit difference of the verdict", standoff: 8 }, zeroline: false, showgrid: false, range: [edges[0], edges[edges.length - 1]] };
+    layout.yaxis = {
+      fixedrange: true, title: { text: "documents", standoff: 6 }, range: [-1.18 * most, 1.18 * most], gridcolor: colour("line"), zerolinecolor: colour("muted"),
+      tickvals: [...ticks.slice(1).map((n) => -n).reverse(), ...ticks], ticktext: [...ticks.slice(1).reverse(), ...ticks].map(String),
+    };
+    layout.shapes = [{ type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: colour("ink"), width: 1, dash: "dot" } }];
+    const note = (text, y, anchor) => ({ text: text, xref: "paper", yref: "paper", x: 0.004, y: y, xanchor: "left", yanchor: anchor, showarrow: false, bgcolor: colour("paper"), borderpad: 2, font: { size: 12.5, color: colour("ink") } });
+    layout.annotations = [note("relevant documents", 1, "top"), note("other documents", 0, "bottom")];
+    return Plotly.react(node, [bar(verdicts.positive, 1, "relevant documents", "positive", ""), bar(verdicts.negative, -1, "other documents", "negative", "/")], layout, config);
+  }
+
+  function draw() {
+    const drawn = data.maps.map(drawMap);
+    if (data.verdicts) drawn.push(drawVerdicts(data.verdicts));
+    return Promise.all(drawn).then(() => { root.dataset.plots = "drawn"; });
+  }
+
+  function chooseScale(name) {
+    flowLimit = name;
+    const legend = document.querySelector('.legend[data-scale="flow"]');
+    const beyond = name === "modules";
+    const text = data.limit_words[name];
+    legend.querySelector(".legend-low").textContent = (beyond ? "≤ " : "") + "−" + text;
+    legend.querySelector(".legend-high").textContent = (beyond ? "≥ " : "") + "+" + text;
+    data.maps.filter((map) => map.kind === "flow").forEach(drawMap);
+  }
+
+  async function save(button) {
+    const packed = atob(document.getElementById(button.dataset.file).textContent);
+    const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
+    let blob = new Blob([bytes], { type: "application/gzip" }), name = button.dataset.name + ".gz";
+    if (window.DecompressionStream) {
+      blob = await new Response(blob.stream().pipeThrough(new DecompressionStream("gzip"))).blob();
+      name = button.dataset.name;
+    }
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  }
+
+  document.querySelectorAll("button[data-file]").forEach((button) => button.addEventListener("click", () => save(button)));
+  if (!window.Plotly) return;
+
+  document.querySelectorAll(".scale-choice").forEach((choice) => {
+    choice.hidden = false;
+    choice.addEventListener("change", (event) => chooseScale(event.target.value));
+  });
+  // A listed head, pointed at, shows its square on the map.
+  document.querySelectorAll(".heads-list").forEach((table) => {
+    const node = document.getElementById(table.dataset.map);
+    table.querySelectorAll("tr[data-layer]").forEach((row) => {
+      row.addEventListener("mouseenter", () => Plotly.Fx.hover(node, [{ curveNumber: 0, pointNumber: [Number(row.dataset.head), Number(row.dataset.layer)] }]));
+      row.addEventListener("mouseleave", () => Plotly.Fx.unhover(node));
+    });
+  });
+  let width = window.innerWidth, pending = 0;
+  window.addEventListener("resize", () => {
+    if (window.innerWidth === width) return; // a phone's address bar changes the height alone
+    width = window.innerWidth;
+    clearTimeout(pending);
+    pending = setTimeout(draw, 120);
+  });
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  draw();
+})();

@@ -1,0 +1,225 @@
+"""How does each computed thing look as plain values that a template or a script can print?
+
+Everything here is text, numbers, lists and dicts; escaping is the template's business, and nothing is marked
+as safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from relscope.analysis import Estimate, JudgeQuality
+from relscope.report import words
+from relscope.report.contents import HeadList
+from relscope.report.findings import place, ranked_cells
+from relscope.report.maps import EffectMap, Matrix, Scale
+from relscope.results import Segment
+
+MOST_TABLE_CELLS = 20_000  # of all tables together; a browser is slow to lay out more, and the CSV has them all
+QUANTITY_WORDS = {
+    "ie": "indirect effect, a share of the gap",
+    "effect": "effect on the logit difference, in logits",
+}
+QUALITY_WORDS = (
+    ("accuracy", "Accuracy", "share of the verdicts that are right", 0.5),
+    ("f1", "F1", "of the verdict yes; always saying yes gives 0.67", 2 / 3),
+    ("roc_auc", "ROC AUC", "a relevant document above any other one", 0.5),
+    ("paired_accuracy", "Paired accuracy", "pairs whose relevant document has the higher LD", 0.5),
+)
+
+
+def quality_tiles(quality: JudgeQuality) -> list[dict[str, Any]]:
+    """One tile for each measure: value, interval and their places on a bar from 0 to 1."""
+    tiles = []
+    for field, name, meaning, chance in QUALITY_WORDS:
+        estimate: Estimate = getattr(quality, field)
+        tiles.append(
+            {
+                "name": name,
+                "value": words.number(estimate.value),
+                "interval": interval_words(estimate.low, estimate.high, 2),
+                "words": meaning,
+                "bar": bar(estimate, (0.0, 1.0), chance),
+            }
+        )
+    return tiles
+
+
+def interval_words(low: float, high: float, decimals: int) -> str:
+    """The interval, or why there is none."""
+    text = words.interval(low, high, decimals)
+    return "one query: no interval" if text == words.MISSING else text
+
+
+def bar(estimate: Estimate, span: tuple[float, float], mark: float) -> dict[str, float | None]:
+    """Places of value, interval ends and mark on a bar of `span`, in per cent of its length."""
+
+    def percent(value: float) -> float | None:
+        if not np.isfinite(value):
+            return None
+        return round(100 * (value - span[0]) / (span[1] - span[0]), 2)
+
+    return {
+        "value": percent(estimate.value),
+        "low": percent(estimate.low),
+        "high": percent(estimate.high),
+        "mark": percent(mark),
+    }
+
+
+def histogram_rows(histogram: dict[str, Any]) -> list[dict[str, str]]:
+    """The bins that hold a verdict, as table rows."""
+    edges = histogram["edges"]
+    decimals = max(len(f"{edge:g}".partition(".")[2]) for edge in edges)
+    counts = zip(edges[:-1], edges[1:], histogram["positive"], histogram["negative"], strict=True)
+    return [
+        {
+            "low": words.number(low, decimals),
+            "high": words.number(high, decimals),
+            "positive": f"{positive:,}",
+            "negative": f"{negative:,}",
+        }
+        for low, high, positive, negative in counts
+        if positive or negative
+    ]
+
+
+def histogram_label(judged: pd.DataFrame) -> str:
+    """What the histogram shows, for a reader who does not see it."""
+    parts = []
+    for column, name in (("ld_clean", "relevant"), ("ld_corrupted", "other")):
+        values = judged[column].to_numpy(dtype=np.float64)
+        parts.append(
+            f"{name} documents: mean {words.number(values.mean())}, from {words.number(values.min())} "
+            f"to {words.number(values.max())}"
+        )
+    return "Histogram of logit differences; " + "; ".join(parts) + "."
+
+
+def map_view(effect_map: EffectMap, identifier: str, kind: str, scale: Scale, *, table: bool) -> dict[str, Any]:
+    """What the template shows of one map: title, spoken label and, if `table`, its values in a table."""
+    if kind == "heads":
+        title = f"head outputs z {place(effect_map.name)}"
+    else:
+        title = words.COMPONENTS.get(effect_map.name, effect_map.name)
+    view: dict[str, Any] = {
+        "id": identifier,
+        "name": effect_map.name,
+        "title": title,
+        "place": place(effect_map.name),
+        "label": _label(effect_map, kind, title, scale),
+        "dense": kind == "heads",
+        "missing_words": "A dash was not measured." if _has_gaps(effect_map) else "",
+        "table_columns": [f"H{row}" if kind == "heads" else row for row in effect_map.rows],
+        "table_rows": _table_rows(effect_map, scale, with_intervals=kind == "flow") if table else [],
+    }
+    return view
+
+
+def plot_map(effect_map: EffectMap, identifier: str, kind: str) -> dict[str, Any]:
+    """What the script needs to draw one map; matrices are [row, layer], null where nothing was measured."""
+    return {
+        "id": identifier,
+        "kind": kind,
+        "name": effect_map.name,
+        "rows": list(effect_map.rows),
+        "layers": list(effect_map.layers),
+        "missing": _has_gaps(effect_map),
+        "decimals": words.decimals_for(effect_map.cells["effect"].ravel()),
+        "ie_decimals": words.decimals_for(effect_map.cells["ie"].ravel()),
+        "cells": {name: _plain(matrix) for name, matrix in effect_map.cells.items()},
+    }
+
+
+def top_head_rows(head_list: HeadList, span: tuple[float, float]) -> list[dict[str, Any]]:
+    """The listed heads as table rows; `span` is the common range of all lists' bars, in logits."""
+    decimals = words.decimals_for(head_list.heads["effect"])
+    ie_decimals = words.decimals_for(head_list.heads["ie"])
+    rows = []
+    for site in head_list.heads.to_dict("records"):
+        estimate = Estimate(site["effect"], site["effect_low"], site["effect_high"])
+        rows.append(
+            {
+                "layer": int(site["layer"]),
+                "head": int(site["head"]),
+                "name": words.head_name(int(site["layer"]), int(site["head"])),
+                "effect": words.number(estimate.value, decimals),
+                "interval": words.interval(estimate.low, estimate.high, decimals),
+                "ie": words.number(site["ie"], ie_decimals),
+                "bar": bar(estimate, span, 0.0),
+            }
+        )
+    return rows
+
+
+def bar_span(head_lists: Sequence[HeadList]) -> tuple[float, float]:
+    """The range that holds 0 and every listed effect with its interval."""
+    columns = ["effect", "effect_low", "effect_high"]
+    values = np.concatenate([[0.0], *(h.heads[columns].to_numpy(dtype=np.float64).ravel() for h in head_lists)])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low == high:
+        return -1.0, 1.0
+    edge = 0.02 * (high - low)
+    return low - edge, high + edge
+
+
+def segment_view(segment: Segment) -> dict[str, str]:
+    """A stretch of a prompt: leading white space, then its text; white space alone becomes visible signs."""
+    text = segment.text.lstrip()
+    lead = segment.text[: len(segment.text) - len(text)]
+    if not text and segment.region != "other":
+        text, lead = "".join("↵" if sign in "\r\n" else "␣" for sign in lead), ""
+    return {"region": segment.region, "lead": lead, "text": text}
+
+
+def n_table_cells(maps: Sequence[EffectMap]) -> int:
+    """How many cells the tables of all these maps have."""
+    return sum(len(m.rows) * len(m.layers) for m in maps)
+
+
+def _label(effect_map: EffectMap, kind: str, title: str, scale: Scale) -> str:
+    axes = "head by layer" if kind == "heads" else "region by layer"
+    cells = ranked_cells(effect_map, scale.quantity)
+    label = f"Heat map, {axes}, of {title}; {QUANTITY_WORDS[scale.quantity]}."
+    if not cells:
+        return label + " Nothing was measured."
+    best = cells[0]
+    where = words.head_name(best.layer, int(best.row)) if kind == "heads" else f"layer {best.layer} {place(best.row)}"
+    return f"{label} Largest: {where}, {best.shown(scale.quantity)}."
+
+
+def _table_rows(effect_map: EffectMap, scale: Scale, *, with_intervals: bool) -> list[dict[str, Any]]:
+    value, low, high = (effect_map.cells[f"{scale.quantity}{end}"] for end in ("", "_low", "_high"))
+    decimals = words.decimals_for(value.ravel())
+
+    def cell(i: int, j: int) -> dict[str, str]:
+        text = words.interval(low[i, j], high[i, j], decimals) if with_intervals else ""
+        return {
+            "value": words.number(value[i, j], decimals),
+            "interval": "" if text == words.MISSING else text,
+        }
+
+    return [
+        {"layer": layer, "cells": [cell(i, j) for i in range(len(effect_map.rows))]}
+        for j, layer in enumerate(effect_map.layers)
+    ]
+
+
+def _has_gaps(effect_map: EffectMap) -> bool:
+    return bool(np.isnan(effect_map.cells["effect"]).any())
+
+
+def _plain(matrix: Matrix) -> list[list[float | int | None]]:
+    """Six significant digits: more than any screen shows, and half the bytes."""
+
+    def plain(value: float) -> float | int | None:
+        if not np.isfinite(value):
+            return None
+        rounded = float(f"{value:.6g}")
+        return int(rounded) if rounded.is_integer() else rounded
+
+    return [[plain(value) for value in row] for row in matrix.tolist()]

@@ -1,0 +1,123 @@
+"""How is a number, an interval, a count or a name written for a reader?
+
+Numbers are written with a true minus sign and a fixed number of decimals within one table, so that columns can
+be compared by eye; what was not measured is an en dash, never a zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+MISSING = "–"
+MINUS = "−"
+
+BASE_REGIONS = ("query", "document", "document_a", "document_b", "instruction", "last", "all", "other")
+
+COMPONENTS = {
+    "attn_out": "Attention output",
+    "mlp_out": "MLP output",
+    "resid_post": "Residual stream after the layer",
+    "resid_pre": "Residual stream before the layer",
+    "z": "Head output",
+}
+DIRECTIONS = {
+    "denoise": "denoise (one activation of the clean run is put into the corrupted run)",
+    "noise": "noise (one activation of the corrupted run is put into the clean run)",
+}
+ORDER_LETTERS = {"d": "document", "q": "query", "i": "instruction"}
+REASONS = {
+    "data": "while reading the data",
+    "alignment": "while aligning clean with corrupted",
+    "filter": "by the filter on the verdict",
+}
+
+
+def region_key(region: str) -> tuple[int, int, str]:
+    """Sort key: whole regions in the order of the prompt's vocabulary, then their first and last tokens."""
+    base, _, part = region.partition(".")
+    place = BASE_REGIONS.index(base) if base in BASE_REGIONS else len(BASE_REGIONS)
+    return (1 if part else 0, place, region)
+
+
+def disjoint(regions: Iterable[str]) -> tuple[str, ...]:
+    """Those of `regions` that share no token, in reading order: what may be compared for the largest effect.
+
+    `all` holds every other region, `document` both documents of a pairwise prompt, `query` holds `query.first`.
+    """
+    measured = set(regions)
+    overlapping = {"all"} | ({"document_a", "document_b"} if "document" in measured else set())
+    return tuple(r for r in BASE_REGIONS if r in measured - overlapping)
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """`value` with that many decimals, or an en dash if there is none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:.{decimals}f}"
+    if float(text) == 0:  # "-0.00" says something that is not so
+        text = f"{0:.{decimals}f}"
+    return text.replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None, decimals: int = 2) -> str:
+    """`[low, high]`, or an en dash where either end is missing."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return MISSING
+    return f"[{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def decimals_for(values: Iterable[float]) -> int:
+    """How many decimals show two significant digits of the largest of `values`: 2 to 4."""
+    largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+    if largest <= 0:
+        return 2
+    return min(4, max(2, 1 - math.floor(math.log10(largest))))
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """`1 pair`, `12 pairs`, `1,024 heads`."""
+    return f"{n:,} {noun if n == 1 else (plural or noun + 's')}"
+
+
+def percent(share: float) -> str:
+    """`95 %`, with a space that does not break."""
+    return f"{100 * share:.0f}\u00a0%"
+
+
+def listing(items: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    parts = list(items)
+    if len(parts) < 2:
+        return "".join(parts)
+    return ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def head_name(layer: int, head: int) -> str:
+    """`L12H3`, the display name of a head."""
+    return f"L{layer}H{head}"
+
+
+def parameters(n: int) -> str:
+    """`135 M parameters`, `8.03 B parameters`."""
+    if n >= 1_000_000_000:
+        return f"{n / 1e9:.3g} B parameters"
+    if n >= 1_000_000:
+        return f"{n / 1e6:.3g} M parameters"
+    return count(n, "parameter")
+
+
+def size(n_bytes: int) -> str:
+    """`820 B`, `1.3 MB`."""
+    if n_bytes < 1000:
+        return f"{n_bytes} B"
+    if n_bytes < 1_000_000:
+        return f"{n_bytes / 1e3:.0f} kB"
+    return f"{n_bytes / 1e6:.1f} MB"
+
+
+def order_of_parts(order: str) -> str:
+    """`dqi` as `document, query, instruction`; anything else as it stands."""
+    if order and set(order) <= set(ORDER_LETTERS):
+        return ", ".join(ORDER_LETTERS[letter] for letter in order)
+    return order

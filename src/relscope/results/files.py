@@ -1,0 +1,168 @@
+"""How does a file appear whole or not at all, and how does one process keep a run folder to itself?
+
+A file is written under a temporary name in its own folder, flushed to the disk, and renamed into place: a
+reader, or a later run after a SIGKILL or a power cut, sees either all of it or none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import warnings
+import weakref
+from pathlib import Path
+
+from relscope.errors import InputError
+
+TEMPORARY_SUFFIX = ".partial"
+
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+
+class RunError(InputError):
+    """A run folder cannot be written, locked or read: disk full, no permission, in use, or a damaged file."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that `path` holds all of it or is left as it was.
+
+    Raises
+    ------
+    RunError
+        The disk is full, the folder cannot be written, or the device failed. Nothing half-written stays
+        behind.
+    """
+    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        # Where even this fails, the first failure is the one to report: a resume removes leftovers too.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise RunError(_write_problem(path, error)) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the folder's own list of names, without which a rename may not survive a power cut.
+
+    Raises
+    ------
+    RunError
+        The device failed. Systems that cannot open or flush a folder (Windows, some network disks) are let
+        be.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows cannot open a folder; there the rename is all that can be asked for
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise RunError(_write_problem(folder, error)) from error
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents; nothing happens where it exists.
+
+    Raises
+    ------
+    RunError
+        The folder cannot be made (a parent is a file, no permission, a read-only or full disk).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot make this folder ({_reason(error)}); give a folder that can be written"
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove the temporary files that a killed process left in `folder`; returns how many there were.
+
+    Raises
+    ------
+    RunError
+        One of them cannot be removed.
+    """
+    leftovers = list(folder.glob(f".*{TEMPORARY_SUFFIX}"))
+    for leftover in leftovers:
+        try:
+            leftover.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"{leftover}: cannot remove this unfinished file ({_reason(error)})") from error
+    return len(leftovers)
+
+
+class FolderLock:
+    """Keeps every other process from writing into the same run folder, for as long as this object lives.
+
+    The operating system holds the lock (`flock`), so it ends with the process however that ends, SIGKILL
+    included: there is no stale lock to detect. Two opens in one process exclude each other too.
+
+    Raises
+    ------
+    RunError
+        Another process (or another open `Run` of this one) is writing there, or the lock file cannot be made.
+    """
+
+    NAME = ".lock"
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / self.NAME
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise RunError(_write_problem(path, error)) from error
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                warnings.warn(
+                    f"{folder}: this disk offers no locks; see to it that only one process writes here",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+            else:
+                os.close(descriptor)
+                raise RunError(
+                    f"{folder}: another process writes this run; wait for it to end, or give another folder"
+                ) from error
+        # Also releases when the run is dropped without close(), so that a failed study can be resumed in
+        # one session.
+        self._finalizer = weakref.finalize(self, os.close, descriptor)
+
+    def release(self) -> None:
+        """Let others write. Calling it again does nothing."""
+        self._finalizer()
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _write_problem(path: Path, error: OSError) -> str:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"{path}: the disk is full ({_reason(error)}); free some space and resume: what is stored is safe"
+    return f"{path}: cannot be written ({_reason(error)}); make the folder writable, or give another one"

@@ -1,0 +1,223 @@
+"""What was run, on what, and what was left out: the one file that explains a run's rows.
+
+`identity` holds whatever changes what a row means; two runs may share a folder only if their identities are
+equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from relscope.errors import InputError
+
+SCHEMA_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PairRecord(_Record):
+    """One aligned pair. `n_tokens` counts the prompt's tokens; `filtered`: judged, but not patched."""
+
+    pair_id: str
+    query_id: str
+    query_text: str
+    n_tokens: int
+    filtered: bool = False
+
+
+class ExclusionRecord(_Record):
+    """A pair that has no rows (stage `data` or `alignment`) or only a judge row (`filter`), and why."""
+
+    pair_id: str
+    stage: Literal["data", "alignment", "filter"]
+    reason: str
+    detail: str = ""
+
+
+class Segment(_Record):
+    """A stretch of a prompt's text and the region its tokens belong to."""
+
+    text: str
+    region: Literal["query", "document", "instruction", "last", "other"]
+
+
+class PromptSample(_Record):
+    """One prompt as the model read it: the segments, joined, are its text."""
+
+    pair_id: str
+    run: Literal["clean", "corrupted"]
+    segments: list[Segment]
+
+
+class Lint(_Record):
+    """One clause of the model's contract or one lint of its verdict."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+class Resumption(_Record):
+    """The run was opened again to be continued, in an environment other than the one before."""
+
+    resumed: str
+    environment: dict[str, Any]
+
+
+class Manifest(_Record):
+    """The content of `manifest.json`.
+
+    `identity` has the entries config, model, data, prompt and relscope_version; it is kept as JSON sees it
+    (tuples become lists). `identity_hash` may be left empty when a manifest is made; it is then computed.
+    Times are ISO 8601.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    identity: dict[str, Any]
+    identity_hash: str = ""
+    created: str
+    status: Literal["running", "complete"] = "running"
+    environment: dict[str, Any]
+    model_shape: dict[str, int]
+    seeds: dict[str, int]
+    n_pairs_loaded: int
+    pairs: list[PairRecord]
+    exclusions: list[ExclusionRecord] = Field(default_factory=list)
+    prompt_samples: list[PromptSample] = Field(default_factory=list)
+    lints: list[Lint] = Field(default_factory=list)
+    resumptions: list[Resumption] = Field(default_factory=list)
+
+    @field_validator("identity", "environment")
+    @classmethod
+    def _as_json_sees_it(cls, content: dict[str, Any]) -> dict[str, Any]:
+        # Compared with what is read back from the file, so it must not change on the way.
+        kept: dict[str, Any] = json.loads(_canonical(content))
+        return kept
+
+    @model_validator(mode="after")
+    def _hash_belongs_to_identity(self) -> Manifest:
+        expected = identity_hash(self.identity)
+        if not self.identity_hash:
+            self.identity_hash = expected
+        elif self.identity_hash != expected:
+            raise ValueError("identity_hash does not belong to identity: one of them was changed by hand")
+        return self
+
+    @property
+    def query_of(self) -> dict[str, str]:
+        """The query of each pair, by `pair_id`: the clusters of every interval."""
+        return {pair.pair_id: pair.query_id for pair in self.pairs}
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """SHA-256 (hex) of the canonical JSON of `identity`: sorted keys, no spaces, UTF-8.
+
+    Raises
+    ------
+    InputError
+        `identity` holds what JSON cannot: NaN, an infinity, an object, text that is no valid Unicode.
+    """
+    return hashlib.sha256(_canonical(identity)).hexdigest()
+
+
+def identity_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The fields in which two identities differ, each as `dotted.path: OLD in the folder, NEW now`."""
+    before, now = json.loads(_canonical(old)), json.loads(_canonical(new))
+    return [
+        f"{path}: {_shown(was)} in the folder, {_shown(is_now)} now"
+        for path, was, is_now in _differences("", before, now)
+    ]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in `path`.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is not JSON, was written by a newer version, or lacks a field (named).
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # also what UnicodeDecodeError is
+        raise InputError(f"{path}: damaged, not JSON ({error})") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise InputError(f"{path}: not the manifest of a run (no schema_version)")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: has schema_version {version}; this relscope reads {SCHEMA_VERSION}")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_problems(error)}") from error
+
+
+def checked(manifest: Manifest) -> Manifest:
+    """A copy that shares nothing with `manifest`, as it will be read back from the disk.
+
+    Raises
+    ------
+    InputError
+        A field was set, which nothing checks, to a value of the wrong kind or to what JSON cannot hold.
+    """
+    try:
+        return Manifest.model_validate(manifest.model_dump(warnings=False))
+    except ValidationError as error:
+        raise InputError(f"manifest: {_problems(error)}") from error
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """A checked manifest as the JSON text of `manifest.json`."""
+    text = json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, allow_nan=False, indent=1)
+    return (text + "\n").encode()
+
+
+def _canonical(identity: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"cannot be written as JSON ({error}); use plain finite values") from error
+
+
+_ABSENT = object()
+
+
+def _differences(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            deeper = f"{path}.{key}" if path else key
+            found += _differences(deeper, old.get(key, _ABSENT), new.get(key, _ABSENT))
+        return found
+    if old is _ABSENT or new is _ABSENT:
+        return [(path, old, new)]
+    # Compared as text, as the hash does: to Python true equals 1, and 0 equals 0.0.
+    same = json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
+    return [] if same else [(path, old, new)]
+
+
+def _shown(value: Any, longest: int = 80) -> str:
+    if value is _ABSENT:
+        return "(absent)"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _problems(error: ValidationError, most: int = 3) -> str:
+    problems = error.errors()
+    shown = [
+        (".".join(str(part) for part in problem["loc"]) + ": " if problem["loc"] else "") + problem["msg"]
+        for problem in problems[:most]
+    ]
+    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+    return "; ".join(shown + more)

@@ -1,0 +1,32 @@
+"""The study: one frozen configuration, run to rows; and what can be asked before it runs."""
+
+from relscope.study.checking import ModelCheck, check_model
+from relscope.study.config import Experiments, Flow, Heads, Negatives, StudyConfig, read_yaml
+from relscope.study.judging import Judgement, judge_pairs, quality_of
+from relscope.study.plan import Plan, plan_study
+from relscope.study.prepare import Prepared, Progress, Silent, prepare, render_prompts
+from relscope.study.prepare import print_prompt as show_prompt
+from relscope.study.run import run_study
+
+__all__ = [
+    "Experiments",
+    "Flow",
+    "Heads",
+    "Judgement",
+    "ModelCheck",
+    "Negatives",
+    "Plan",
+    "Prepared",
+    "Progress",
+    "Silent",
+    "StudyConfig",
+    "check_model",
+    "judge_pairs",
+    "plan_study",
+    "prepare",
+    "quality_of",
+    "read_yaml",
+    "render_prompts",
+    "run_study",
+    "show_prompt",
+]

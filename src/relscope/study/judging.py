@@ -1,0 +1,88 @@
+"""How well does the model judge relevance, before anything is patched?
+
+LD = logit(yes) - logit(no) at the last token, of each pair's clean and corrupted prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from relscope.analysis import JudgeQuality, judge_quality
+from relscope.models import JudgeModel, VerdictLint, lint_verdict
+from relscope.prompts import AlignedPair
+from relscope.results import Run
+from relscope.study.config import StudyConfig
+from relscope.study.prepare import Prepared, Progress, Silent, prepare
+
+_N_LINTED = 4
+_PAIRS_PER_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdicts of all pairs, and their quality with intervals over queries.
+
+    `verdicts` has one row a pair: pair_id, query_id, query_text, ld_clean, ld_corrupted.
+    """
+
+    verdicts: pd.DataFrame
+    quality: JudgeQuality
+    n_excluded: int
+    lints: list[VerdictLint]
+
+
+def margin(logit_diff: float | np.ndarray[Any, Any]) -> Any:
+    """P(yes) - P(no), with the softmax over the two answer tokens: tanh(LD / 2)."""
+    return np.tanh(np.asarray(logit_diff) / 2)
+
+
+def verdicts(judge: JudgeModel, pairs: list[AlignedPair]) -> list[tuple[float, float]]:
+    """LD of the clean and of the corrupted prompt of each pair. Cost: two forward passes a pair."""
+    ids = [run.ids for pair in pairs for run in (pair.clean, pair.corrupted)]
+    answers = [pair.answer_ids for pair in pairs for _ in range(2)]
+    values = judge.logit_diff(ids, answers).tolist()
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def lints_of(prepared: Prepared, config: StudyConfig) -> list[VerdictLint]:
+    """Lints of the verdict, on the first few prompts."""
+    first = prepared.aligned[:_N_LINTED]
+    return lint_verdict(prepared.judge, [pair.clean for pair in first], config.prompt.answers, first[0].answer_ids)
+
+
+def judge_pairs(config: StudyConfig, progress: Progress | None = None) -> Judgement:
+    """Judge every pair with the configured model; writes nothing.
+
+    Raises:
+        InputError: data or model cannot be used.
+    """
+    progress = Silent() if progress is None else progress
+    prepared = prepare(config, progress)
+    progress.stage(f"judging {len(prepared.aligned)} pairs")
+    progress.start(len(prepared.aligned), float(len(prepared.aligned)))
+    values: list[tuple[float, float]] = []
+    for first in range(0, len(prepared.aligned), _PAIRS_PER_BATCH):
+        batch = prepared.aligned[first : first + _PAIRS_PER_BATCH]
+        values += verdicts(prepared.judge, batch)
+        progress.advance(len(batch), float(len(batch)))
+    frame = pd.DataFrame(
+        {
+            "pair_id": [pair.pair_id for pair in prepared.aligned],
+            "query_id": [pair.query_id for pair in prepared.aligned],
+            "query_text": [pair.query_text for pair in prepared.aligned],
+            "ld_clean": [clean for clean, _ in values],
+            "ld_corrupted": [corrupted for _, corrupted in values],
+        }
+    )
+    quality = judge_quality(frame, dict(zip(frame["pair_id"], frame["query_id"], strict=True)), seed=config.seed)
+    n_excluded = len(prepared.exclusions) + len(prepared.loaded.refused)
+    return Judgement(frame, quality, n_excluded, lints_of(prepared, config))
+
+
+def quality_of(run: Run) -> JudgeQuality:
+    """The quality of a run's stored verdicts."""
+    return judge_quality(run.rows("judge"), run.manifest.query_of, seed=run.manifest.seeds["seed"])

@@ -1,0 +1,103 @@
+"""What will a study cost, before it starts?
+
+Counts patches, recomputed positions and floating-point operations exactly, and estimates the time from a short
+measurement: a few layers' patches of one pair of median length, for each experiment and region.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from relscope.interventions import Site, patch_cost, patch_pair
+from relscope.study.config import StudyConfig
+from relscope.study.judging import verdicts
+from relscope.study.prepare import Prepared, Progress, Silent, prepare
+
+_SAMPLED_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will do. Times in seconds, memory in bytes beyond the model's weights.
+
+    `full_pass_seconds` is what one full forward pass for each patch would take, from one measured pass.
+    """
+
+    n_pairs: int
+    n_excluded: int
+    n_patches: int
+    n_tokens: int
+    n_positions: int
+    flops: float
+    full_pass_flops: float
+    memory_bytes: int
+    seconds: float
+    full_pass_seconds: float
+    weights_bytes: int
+
+
+def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
+    """Count and time a study without running it. The filter is not applied: it needs the verdicts.
+
+    Raises:
+        InputError: data or model cannot be used.
+    """
+    progress = Silent() if progress is None else progress
+    prepared = prepare(config, progress)
+    judge, restart = prepared.judge, prepared.contract.restartable
+    sites = [site for chosen in config.sites(judge.shape.n_layers, judge.shape.n_heads).values() for site in chosen]
+    progress.stage(f"counting {len(sites) * len(prepared.aligned):,} patches")
+    costs = [patch_cost(judge, pair, sites, restart=restart, memory_limit=config.memory) for pair in prepared.aligned]
+    progress.stage("measuring")
+    seconds, full_pass = _measure(config, prepared, sites)
+    weights = sum(p.numel() * p.element_size() for p in judge.model.parameters())
+    return Plan(
+        n_pairs=len(prepared.aligned),
+        n_excluded=len(prepared.exclusions) + len(prepared.loaded.refused),
+        n_patches=sum(cost.n_patches for cost in costs),
+        n_tokens=sum(2 * len(pair.clean.ids) for pair in prepared.aligned),
+        n_positions=sum(cost.n_positions for cost in costs),
+        flops=sum(cost.flops + cost.recording_flops for cost in costs),
+        full_pass_flops=sum(cost.full_pass_flops for cost in costs),
+        memory_bytes=max(cost.memory_bytes for cost in costs),
+        seconds=seconds,
+        full_pass_seconds=full_pass * len(sites) * len(prepared.aligned),
+        weights_bytes=weights,
+    )
+
+
+def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tuple[float, float]:
+    """Estimated seconds of all patches, and measured seconds of one full forward pass."""
+    judge, restart = prepared.judge, prepared.contract.restartable
+    by_length = sorted(prepared.aligned, key=lambda pair: len(pair.clean.ids))
+    median = by_length[len(by_length) // 2]
+    verdicts(judge, [median])  # the first pass of a process is slower than all others
+
+    def seconds_of(chosen: list[Site]) -> float:
+        began = time.perf_counter()
+        patch_pair(judge, median, chosen, direction=config.direction, memory_bytes=config.memory, restart=restart)
+        return time.perf_counter() - began
+
+    began = time.perf_counter()
+    verdicts(judge, [median])
+    full_pass = (time.perf_counter() - began) / 2
+    recording = seconds_of([])
+    total = 0.0
+    layers = {judge.shape.n_layers * i // _SAMPLED_LAYERS for i in range(_SAMPLED_LAYERS if restart else 1)}
+    for component, region in dict.fromkeys((site.component, site.region) for site in sites):
+        group = [site for site in sites if (site.component, site.region) == (component, region)]
+        sample = [site for site in group if site.layer in layers]
+        sample = sample if restart else sample[:1]
+
+        def flops(chosen: list[Site], pairs: list[int] | None = None) -> float:
+            of = prepared.aligned if pairs is None else [prepared.aligned[i] for i in pairs]
+            return sum(
+                patch_cost(judge, pair, chosen, restart=restart, memory_limit=config.memory).flops for pair in of
+            )
+
+        of_median = flops(sample, [prepared.aligned.index(median)])
+        if of_median > 0:
+            total += max(0.0, seconds_of(sample) - recording) * flops(group) / of_median
+    judging = 2 * full_pass * len(prepared.aligned)
+    return judging + recording * len(prepared.aligned) + total, full_pass

@@ -1,0 +1,143 @@
+"""From a configuration to a model that is checked and pairs that are aligned: what every command begins with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+from relscope.data import PairSet, load_pairs
+from relscope.errors import InputError
+from relscope.models import Contract, JudgeModel, check_contract, load_judge, load_tokenizer
+from relscope.prompts import AlignedPair, Exclusion, PromptRenderer, align_all, print_prompt
+from relscope.study.config import StudyConfig
+
+__all__ = ["Prepared", "Progress", "Silent", "load_model", "prepare", "print_prompt", "render_prompts"]
+
+
+class Progress(Protocol):
+    """Somebody who wants to know how far a study is. Amounts of work are floating-point operations."""
+
+    def stage(self, text: str) -> None:
+        """Another stage has begun."""
+        ...
+
+    def start(self, n_patches: int, work: float) -> None:
+        """Patching begins: so many patches, so much work."""
+        ...
+
+    def advance(self, n_patches: int, work: float) -> None:
+        """So much more is done."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something that the reader of the results should know."""
+        ...
+
+
+class Silent:
+    """A progress that tells nobody."""
+
+    def stage(self, text: str) -> None:
+        """Say nothing."""
+
+    def start(self, n_patches: int, work: float) -> None:
+        """Say nothing."""
+
+    def advance(self, n_patches: int, work: float) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model and the pairs it can be asked about."""
+
+    judge: JudgeModel
+    contract: Contract
+    renderer: PromptRenderer
+    loaded: PairSet
+    aligned: list[AlignedPair]
+    exclusions: list[Exclusion]
+
+    @property
+    def token_sha256(self) -> str:
+        """SHA-256 over every prompt's token ids: changes with the data, the texts, the tokenizer or its template."""
+        digest = hashlib.sha256()
+        for pair in self.aligned:
+            digest.update(f"{pair.pair_id}{pair.clean.ids}{pair.corrupted.ids}{pair.answer_ids}".encode())
+        return digest.hexdigest()
+
+
+def load_model(config: StudyConfig) -> JudgeModel:
+    """Load the configured model."""
+    return load_judge(
+        config.model,
+        adapter=config.adapter,
+        dtype=config.dtype,
+        device=config.device,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def prepare(config: StudyConfig, progress: Progress) -> Prepared:
+    """Load data and model, check the contract, render and align the prompts.
+
+    Raises:
+        InputError: data or model cannot be used, or no pair is left.
+    """
+    progress.stage(f"reading {config.data}")
+    loaded = load_pairs(config.data, negatives=config.sampling(), limit=config.pairs)
+    progress.stage(f"loading {config.model}")
+    judge = load_model(config)
+    contract = check_contract(judge)
+    contract.require_patching(judge.identity.name)
+    if not judge.known_type:
+        progress.warn(
+            f"model type {judge.identity.model_type!r} is not in the architecture table; it is treated like "
+            f"{judge.architecture.name!r}, which the load-time contract confirmed by numbers"
+        )
+    if not contract.restartable:
+        failed = ", ".join(repr(c.name) for c in contract.clauses if not c.ok)
+        progress.warn(
+            f"the model cannot be restarted within its layers (contract: {failed}); "
+            "each patch takes a full forward pass"
+        )
+    if config.dtype in ("bfloat16", "float16"):
+        progress.warn(
+            f"{config.dtype} rounds away effects of a few hundredths of a logit; use float32 for results that matter"
+        )
+    progress.stage(f"aligning {len(loaded.pairs)} pairs")
+    renderer = PromptRenderer(judge.tokenizer, config.prompt)
+    aligned, exclusions = align_all(renderer, loaded.pairs)
+    too_long = _longer_than_context(judge, aligned)
+    aligned = [pair for pair in aligned if pair.pair_id not in too_long]
+    exclusions += [Exclusion(pair_id, "longer_than_context", detail) for pair_id, detail in too_long.items()]
+    if not aligned:
+        reasons = sorted({exclusion.reason for exclusion in exclusions})
+        raise InputError(
+            f"no pair is left: all {len(loaded.pairs)} were excluded ({', '.join(reasons)}); the first: "
+            f"{exclusions[0].detail}"
+        )
+    return Prepared(judge, contract, renderer, loaded, aligned, exclusions)
+
+
+def render_prompts(config: StudyConfig, progress: Progress) -> tuple[list[AlignedPair], list[Exclusion]]:
+    """Aligned prompts alone; reads the model's tokenizer and not its weights."""
+    progress.stage(f"reading {config.data}")
+    loaded = load_pairs(config.data, negatives=config.sampling(), limit=config.pairs)
+    tokenizer = load_tokenizer(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    return align_all(PromptRenderer(tokenizer, config.prompt), loaded.pairs)
+
+
+def _longer_than_context(judge: JudgeModel, aligned: list[AlignedPair]) -> dict[str, str]:
+    limit = getattr(judge.config, "max_position_embeddings", None)
+    return {
+        pair.pair_id: f"the prompt has {len(pair.clean.ids)} tokens, the model reads {limit}; set "
+        "prompt.max_document_tokens lower"
+        for pair in aligned
+        if limit is not None and len(pair.clean.ids) > limit
+    }
