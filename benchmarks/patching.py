@@ -15,12 +15,11 @@ import statistics
 import time
 
 import torch
-from goals import Z_GOALS, verdict
 
-from relscope.data import load_pairs
+from goals import Z_GOALS, verdict
 from relscope.interventions import all_sites, patch_cost, patch_pair
 from relscope.models import JudgeModel, load_judge
-from relscope.prompts import AlignedPair, PromptRenderer, PromptTemplate, align_all
+from relscope.prompts import AlignedPair
 
 
 @torch.no_grad()
@@ -89,14 +88,11 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--data", default="demo")
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--cells", type=int, default=12, help="plain cells for each pair and region")
     arguments = parser.parse_args()
     judge = load_judge(arguments.model, device="cpu")
-    aligned, _ = align_all(
-        PromptRenderer(judge.tokenizer, PromptTemplate()), load_pairs(arguments.data, limit=arguments.pairs).pairs
-    )
+    aligned = pairs_of_150_tokens(judge, arguments.pairs)
     shape, peak = judge.shape, peak_flops()
     judge.logit_diff([aligned[0].clean.ids], [aligned[0].answer_ids])  # warm up
     generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,9 @@ from typing import Any
 import jaxtyping
 import pytest
 
+# Tiny models are quickest on one thread, and with more they come to a crawl wherever something else runs besides.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before anything of relscope is imported: annotations of these rooms are then checked at every call.
 _CHECKED = ["relscope.models", "relscope.interventions", "relscope.analysis"]
 jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")

@@ -94,9 +94,7 @@ def _sites(
     components: Sequence[str], n_layers: int, n_heads: int | None, regions: Sequence[str], direction: str
 ) -> dict[str, list[Any]]:
     heads: Sequence[int | None] = [None] if n_heads is None else range(n_heads)
-    cells = [
-        (c, layer, h, r) for c in components for layer in range(n_layers) for h in heads for r in regions
-    ]
+    cells = [(c, layer, h, r) for c in components for layer in range(n_layers) for h in heads for r in regions]
     return {
         "component": [cell[0] for cell in cells],
         "layer": [cell[1] for cell in cells],
@@ -178,9 +176,7 @@ def _manifest(
             segments=[
                 Segment(text="<|im_start|>user\n", region="other"),
                 Segment(text="Document: ", region="other"),
-                Segment(
-                    text=f"{kind} passage, {AWKWARD_TEXTS[number % len(AWKWARD_TEXTS)]}", region="document"
-                ),
+                Segment(text=f"{kind} passage, {AWKWARD_TEXTS[number % len(AWKWARD_TEXTS)]}", region="document"),
                 Segment(text="\nQuery: ", region="other"),
                 Segment(text=pair.query_text, region="query"),
                 Segment(

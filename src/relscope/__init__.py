@@ -1,3 +1,79 @@
-"""relscope: which parts of a language model cause the verdict "relevant"."""
+"""relscope: which parts of a language model cause the verdict "relevant".
 
-__version__ = "0.1.0"
+The names below are the whole everyday interface; they are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from relscope.version import __version__
+
+if TYPE_CHECKING:
+    from relscope.analysis import judge_quality, site_effects, top_heads
+    from relscope.data import load_collection, load_pairs
+    from relscope.interventions import Site, all_sites, patch_pair
+    from relscope.models import check_contract, load_judge
+    from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
+    from relscope.report import build_report
+    from relscope.results import open_run
+    from relscope.study import StudyConfig, judge_pairs, plan_study, run_study
+
+_ROOM_OF = {
+    "judge_quality": "analysis",
+    "site_effects": "analysis",
+    "top_heads": "analysis",
+    "load_collection": "data",
+    "load_pairs": "data",
+    "Site": "interventions",
+    "all_sites": "interventions",
+    "patch_pair": "interventions",
+    "check_contract": "models",
+    "load_judge": "models",
+    "PromptRenderer": "prompts",
+    "PromptTemplate": "prompts",
+    "align": "prompts",
+    "align_all": "prompts",
+    "build_report": "report",
+    "open_run": "results",
+    "StudyConfig": "study",
+    "judge_pairs": "study",
+    "plan_study": "study",
+    "run_study": "study",
+}
+
+__all__ = [
+    "PromptRenderer",
+    "PromptTemplate",
+    "Site",
+    "StudyConfig",
+    "__version__",
+    "align",
+    "align_all",
+    "all_sites",
+    "build_report",
+    "check_contract",
+    "judge_pairs",
+    "judge_quality",
+    "load_collection",
+    "load_judge",
+    "load_pairs",
+    "open_run",
+    "patch_pair",
+    "plan_study",
+    "run_study",
+    "site_effects",
+    "top_heads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'relscope' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"relscope.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import unicodedata
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ DOCUMENT = "The cat sat on the mat near the river."
 SHAPES = [("pointwise", "dqi"), ("pointwise", "qdi"), ("pointwise", "idq"), ("pairwise", "dqi"), ("pairwise", "idq")]
 # the tokenizers live as long as the session and do not change, so examples may share them
 SHARED = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -101,9 +102,7 @@ def test_the_ids_are_those_of_the_tokenizers_own_chat_rendering(any_tokenizer: A
         pytest.skip("this tokenizer has no chat template")
     content = f"Document: {DOCUMENT}\n\nQuery: {QUERY}\n\n{PromptTemplate().instruction}"
     turn = [{"role": "user", "content": content}]
-    ids = any_tokenizer.apply_chat_template(
-        turn, add_generation_prompt=True, return_dict=False, enable_thinking=False
-    )
+    ids = any_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False, enable_thinking=False)
     assert render(any_tokenizer, [DOCUMENT]).ids == tuple(ids)
 
 
@@ -150,14 +149,16 @@ def test_the_tokenizers_own_truncation_does_not_cut_the_prompt(zoo: Any) -> None
 
 @SHARED
 @given(data=st.data(), shape=st.sampled_from(SHAPES))
-def test_spans_are_those_of_a_labelling_character_by_character(any_tokenizer: Any, data: Any, shape: tuple[str, str]) -> None:
+def test_spans_are_those_of_a_labelling_character_by_character(
+    any_tokenizer: Any, data: Any, shape: tuple[str, str]
+) -> None:
     template = PromptTemplate(format=shape[0], order=shape[1])
     query, *documents = (data.draw(plain_text()).strip() for _ in range(1 + len(template.documents)))
     try:
         prompt = PromptRenderer(any_tokenizer, template).render(query, documents)
     except PartError as error:
-        # a part that a normaliser empties (a lone zero-width space) has no token
-        assert error.reason == "no_own_token"
+        if error.reason != "no_own_token":  # a part that a normaliser empties (a lone zero-width space) has none
+            raise
         return
     content = content_pieces(template, query, documents)
     text = expected_text(any_tokenizer, "".join(piece for piece, _ in content))
@@ -178,7 +179,7 @@ def test_segments_concatenate_to_the_text(any_tokenizer: Any, data: Any, shape: 
         return
     segments = prompt.segments()
     assert "".join(text for text, _ in segments) == prompt.text
-    assert all(one[1] != two[1] for one, two in zip(segments, segments[1:], strict=False))
+    assert all(one[1] != two[1] for one, two in pairwise(segments))
 
 
 @pytest.mark.parametrize("name", ["smol", "qwen", "llama3", "llama2", "gemma", "gpt2"])
@@ -187,7 +188,7 @@ def test_the_separator_before_the_instruction_is_not_instruction(zoo: Any, name:
     prompt = render(tokenizer, [DOCUMENT])
     assert words(tokenizer, prompt, "instruction").strip(" ") == PromptTemplate().instruction
     first = prompt.region("instruction.first")[0]
-    assert prompt.text[slice(*prompt.offsets[first])].strip() == "Does"
+    assert prompt.text[slice(*prompt.offsets[first])].startswith("Do")
 
 
 @pytest.mark.parametrize("name", ["smol", "qwen", "llama3", "llama2", "gemma", "gpt2"])
@@ -223,12 +224,11 @@ def test_a_query_inside_the_document_is_not_taken_for_the_query(zoo: Any) -> Non
 
 def test_a_query_equal_to_the_document_and_to_the_instruction_has_its_own_place(zoo: Any) -> None:
     instruction = PromptTemplate().instruction
-    prompt = render(zoo("smol"), [instruction], instruction)
-    lengths = {name: len(span) for name, span in prompt.parts.items()}
+    tokenizer = zoo("smol")
+    prompt = render(tokenizer, [instruction], instruction)
     assert prompt.parts["document"].stop <= prompt.parts["query"].start
     assert prompt.parts["query"].stop <= prompt.parts["instruction"].start
-    # " Does" against "Does": the same number of tokens in this tokenizer
-    assert lengths["document"] == lengths["query"] == lengths["instruction"]
+    assert {words(tokenizer, prompt, name).strip() for name in prompt.parts} == {instruction}
 
 
 def test_a_token_over_a_parts_edge_belongs_to_the_part_it_begins_in(zoo: Any) -> None:
@@ -274,7 +274,7 @@ def test_an_empty_part_is_refused(zoo: Any, empty: str) -> None:
 
 
 def test_half_a_surrogate_pair_is_refused(zoo: Any) -> None:
-    with pytest.raises(PartError, match="document is not valid Unicode .* character 3") as caught:
+    with pytest.raises(PartError, match=r"document is not valid Unicode .* character 3") as caught:
         render(zoo("smol"), ["cat\ud83d"])
     assert caught.value.reason == "invalid_unicode"
 

@@ -1,4 +1,4 @@
-"""Tiny tokenizers of every style that the models use, trained on a few sentences, with chat templates of every temper."""
+"""Tiny tokenizers of every style in use, trained on a few sentences, with chat templates of every temper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 SENTENCES = [
     "Document: The cat sat on the mat near the river.\n\nQuery: where did the cat sit?\n\n",
@@ -20,7 +20,8 @@ CORPUS = SENTENCES * 20
 
 # Splits words, digits and line breaks as Llama 3 and Qwen do: punctuation takes the line breaks after it along.
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 CHATML = (
@@ -45,12 +46,15 @@ LLAMA3 = (
 LLAMA2 = (
     "{% set ns = namespace(system='') %}{% for message in messages %}"
     "{% if message['role'] == 'system' %}{% set ns.system = '<<SYS>>\n' + message['content'] + '\n<</SYS>>\n\n' %}"
-    "{% elif message['role'] == 'user' %}{{ bos_token + '[INST] ' + ns.system + message['content'].strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + ns.system + message['content'].strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for message in messages %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role'])"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role'])"
     " + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
@@ -160,6 +164,14 @@ def llama2() -> PreTrainedTokenizerFast:
     return _wrap(tokenizer, LLAMA2, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>")
 
 
+def llama2_metaspace() -> PreTrainedTokenizerFast:
+    """The same model as transformers itself loads it: the space is put before by a pre-tokenizer."""
+    model = json.loads(llama2().backend_tokenizer.to_str())["model"]
+    tokenizer = LlamaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+    tokenizer.chat_template = LLAMA2
+    return tokenizer
+
+
 def gemma() -> PreTrainedTokenizerFast:
     """Spaces become ▁ with none put before; line breaks are added tokens; refuses a system turn."""
     tokenizer = _sentencepiece_bpe(["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"])
@@ -207,6 +219,7 @@ ZOO: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "qwen": qwen,
     "llama3": llama3,
     "llama2": llama2,
+    "llama2-metaspace": llama2_metaspace,
     "gemma": gemma,
     "unigram": unigram,
     "wordpiece": wordpiece,

@@ -1,11 +1,13 @@
 """A study without a model: plans rows, measures those that are missing, stores them in small parts.
 
-Run as a program it is what the tests kill: `python fake_study.py FOLDER [N]`. It prints a line after each
-part, and with N it kills itself (SIGKILL) when it is about to flush or rename a file for the N-th time.
+Run as a program it is what the tests kill. `python fake_study.py FOLDER` runs to the end, and prints a line after each
+part; with `paced` behind it, it then waits for a line before it goes on; with a number N, it kills itself (SIGKILL) at
+its N-th step: half-way through the bytes of a file, before a flush, before a rename.
 """
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 import sys
@@ -76,24 +78,62 @@ def run(folder: Path, after_part: Callable[[int], None] = lambda _: None) -> Non
 
 
 def die_at(nth: int) -> None:
-    """Arrange that the process dies right before its n-th fsync or replace."""
+    """Arrange that the process dies at its n-th step: in the middle of a file, before a flush, before a rename."""
     left = nth
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def dying(call: Callable[..., None]) -> Callable[..., None]:
         def counted(*arguments: Any) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            step()
             call(*arguments)
 
         return counted
 
+    class Halves:
+        """A file opened for writing bytes, which it does in two goes."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def __enter__(self) -> Halves:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, content: bytes) -> None:
+            half = len(content) // 2
+            self.file.write(content[:half])
+            self.file.flush()
+            step()
+            self.file.write(content[half:])
+
+    def opened(path: Any, mode: str = "r", *options: Any, **named: Any) -> Any:
+        file = plain_open(path, mode, *options, **named)
+        return Halves(file) if mode == "wb" else file
+
+    plain_open = builtins.open
+    builtins.open = opened  # type: ignore[assignment]
     os.fsync, os.replace = dying(os.fsync), dying(os.replace)  # type: ignore[assignment]
 
 
+def told(start: int, *, paced: bool) -> None:
+    print(start, flush=True)
+    if paced:
+        sys.stdin.readline()
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        die_at(int(sys.argv[2]))
-    run(Path(sys.argv[1]), after_part=lambda start: print(start, flush=True))
+    how = sys.argv[2] if len(sys.argv) > 2 else ""
+    if how.isdigit():
+        die_at(int(how))
+    run(Path(sys.argv[1]), after_part=lambda start: told(start, paced=how == "paced"))
     print("done", flush=True)

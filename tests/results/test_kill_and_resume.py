@@ -47,12 +47,18 @@ def test_killed_at_random_moments_and_resumed_it_holds_the_rows_of_an_uninterrup
     stored = [0]
     for _ in range(6):
         with subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder)], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(PROGRAM), str(folder), "paced"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as program:
+            assert program.stdin is not None
             assert program.stdout is not None
-            for _ in range(int(rng.integers(1, 5))):  # parts to wait for, of about 47
+            for _ in range(int(rng.integers(1, 5))):  # parts to wait for; an uninterrupted run has 34
                 assert program.stdout.readline() != ""
-            time.sleep(float(rng.uniform(0.0, 0.01)))  # so that it dies anywhere within a part
+                program.stdin.write("go on\n")
+                program.stdin.flush()
+            time.sleep(float(rng.uniform(0.0, 0.01)))  # so that it dies anywhere within the next part
             program.send_signal(signal.SIGKILL)
         assert program.returncode == -signal.SIGKILL  # it was not done yet
         stored.append(len(open_run(folder).rows()))
@@ -62,13 +68,13 @@ def test_killed_at_random_moments_and_resumed_it_holds_the_rows_of_an_uninterrup
     assert_is_the_uninterrupted_run(folder, uninterrupted)
 
 
-def test_killed_before_each_flush_and_rename_of_the_first_files_it_holds_the_same_rows(
+def test_killed_at_each_step_of_writing_its_first_files_it_holds_the_same_rows(
     tmp_path: Path, uninterrupted: pd.DataFrame
 ) -> None:
-    # The n-th attempt dies at its n-th step: before the manifest is flushed, before it is renamed, before its
-    # folder is flushed, and so on through the first parts.
+    # The n-th attempt dies at its n-th step: half-way through the manifest's bytes, before they are flushed, before
+    # it is renamed, before its folder is flushed, and so on through the first parts.
     folder = tmp_path / "run"
-    for nth in range(1, 9):
+    for nth in range(1, 11):
         program = subprocess.run(
             [sys.executable, str(PROGRAM), str(folder), str(nth)], capture_output=True, text=True, check=False
         )

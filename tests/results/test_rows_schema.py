@@ -73,7 +73,7 @@ def test_valid_rows_keep_their_values_and_get_the_stored_types() -> None:
         pd.DataFrame.from_dict,
         lambda rows: pd.DataFrame(rows).convert_dtypes(),
         lambda rows: pd.DataFrame(rows).astype({"pair_id": "category", "region": "category"}),
-        lambda rows: pa.table(rows),
+        pa.table,
         lambda rows: pa.Table.from_pandas(pd.DataFrame(rows).astype({"region": "category"})),
     ],
     ids=["lists", "object arrays", "frame", "nullable frame", "categories", "arrow", "arrow dictionaries"],

@@ -19,11 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
 from typing import Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float64, Int
 
 from relscope.analysis.intervals import (
     bootstrap_weights,
@@ -61,7 +62,10 @@ _MOST_CELLS = 16_000_000
 """Float64 cells of the working arrays of one chunk of sites: 128 MB."""
 _RESAMPLED_ARRAYS = 5  # effect, gap, ratio, margin, and the copy that the percentile sorts
 
-_Array = NDArray[np.float64]
+_Index = Int[np.ndarray, " row"]
+_OfSite = Float64[np.ndarray, " site"]
+_OfSitePair = Float64[np.ndarray, "site pair"]
+_Columns = dict[str, np.ndarray]  # each [site]
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,13 @@ class _Resampling:
 
 @dataclass(frozen=True)
 class _Changes:
-    """Changes in LD and in the probability margin, each [site, pair]; NaN where a pair lacks the site."""
+    """Changes in LD and in the probability margin; NaN where a pair lacks the site."""
 
-    patched: _Array
-    gap: _Array
-    margin: _Array
+    patched: _OfSitePair
+    gap: _OfSitePair
+    margin: _OfSitePair
 
-    def select(self, sites: NDArray[np.intp], pairs: NDArray[np.bool_]) -> _Changes:
+    def select(self, sites: Int[np.ndarray, " chosen"], pairs: Bool[np.ndarray, " pair"]) -> _Changes:
         cells = np.ix_(sites, pairs)
         return _Changes(self.patched[cells], self.gap[cells], self.margin[cells])
 
@@ -140,7 +144,7 @@ def site_effects(
     return effects[list(EFFECT_COLUMNS)]
 
 
-def _check_rows(patched: pd.DataFrame, site: NDArray[np.intp], pair: NDArray[np.intp], n_pairs: int) -> None:
+def _check_rows(patched: pd.DataFrame, site: _Index, pair: _Index, n_pairs: int) -> None:
     values = ["ld_clean", "ld_corrupted", "ld_patched", "p_clean", "p_corrupted", "p_patched"]
     finite = np.isfinite(patched[values].to_numpy(dtype=np.float64))
     if not finite.all():
@@ -155,8 +159,8 @@ def _check_rows(patched: pd.DataFrame, site: NDArray[np.intp], pair: NDArray[np.
 
 def _chunks(
     patched: pd.DataFrame,
-    site: NDArray[np.intp],
-    pair: NDArray[np.intp],
+    site: _Index,
+    pair: _Index,
     shape: tuple[int, int],
     n_resamples: int,
 ) -> Iterator[_Changes]:
@@ -185,25 +189,22 @@ def _chunks(
         yield _Changes(*matrices)
 
 
-def _chunk_effects(
-    changes: _Changes, query_ids: NDArray[np.str_], resampling: _Resampling
-) -> dict[str, NDArray[np.generic]]:
+def _chunk_effects(changes: _Changes, query_ids: list[str], resampling: _Resampling) -> _Columns:
     """The numbers of each site of a chunk; sites that were measured on the same pairs are done together."""
     present = ~np.isnan(changes.patched)  # [site, pair]
     patterns, pattern_of = np.unique(present, axis=0, return_inverse=True)
-    columns: dict[str, NDArray[np.generic]] = {}
+    columns: _Columns = {}
     for number, pairs in enumerate(patterns):
         sites = np.flatnonzero(pattern_of.reshape(-1) == number)
-        numbers = _group_effects(changes.select(sites, pairs), tuple(query_ids[pairs]), resampling)
+        queries = tuple(compress(query_ids, pairs))
+        numbers = _group_effects(changes.select(sites, pairs), queries, resampling)
         for name, values in numbers.items():
             column = columns.setdefault(name, np.zeros(len(present), dtype=values.dtype))
             column[sites] = values
     return columns
 
 
-def _group_effects(
-    changes: _Changes, query_ids: tuple[str, ...], resampling: _Resampling
-) -> dict[str, NDArray[np.generic]]:
+def _group_effects(changes: _Changes, query_ids: tuple[str, ...], resampling: _Resampling) -> _Columns:
     """The numbers of sites that were all measured on the same pairs."""
     n_sites, n_pairs = changes.patched.shape
     n_queries = len(set(query_ids))
@@ -247,16 +248,16 @@ def _group_effects(
 
 
 @lru_cache(maxsize=4)
-def _shares(query_ids: tuple[str, ...], n_resamples: int, seed: int) -> _Array:
-    """Weights [pair, resample] that sum to 1 over pairs: a product with them is the mean of each resample."""
+def _shares(query_ids: tuple[str, ...], n_resamples: int, seed: int) -> Float64[np.ndarray, "pair resample"]:
+    """Weights that sum to 1 over pairs: a product with them is the mean of each resample."""
     weights = bootstrap_weights(query_ids, n_resamples, seed)
     shares = np.ascontiguousarray((weights / weights.sum(axis=1, keepdims=True)).T)
     shares.flags.writeable = False  # callers share it
     return shares
 
 
-def _ie_per_pair(changes: _Changes) -> tuple[_Array, NDArray[np.int64]]:
-    """Mean of the pairs' own ratios [site], and how many pairs were left out for their tiny gap [site]."""
+def _ie_per_pair(changes: _Changes) -> tuple[_OfSite, Int[np.ndarray, " site"]]:
+    """Mean of the pairs' own ratios, and how many pairs were left out of it for their tiny gap."""
     tiny = np.abs(changes.gap) < TINY_GAP
     ratios = np.divide(changes.patched, changes.gap, out=np.zeros_like(changes.gap), where=~tiny)
     n_kept = (~tiny).sum(axis=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from jaxtyping import Float64
 
 from relscope.errors import InputError
 
@@ -42,7 +42,7 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def bootstrap_weights(query_ids: Sequence[str], n_resamples: int, seed: int) -> NDArray[np.float64]:
+def bootstrap_weights(query_ids: Sequence[str], n_resamples: int, seed: int) -> Float64[np.ndarray, "resample pair"]:
     """How often each pair is drawn when queries are resampled with replacement.
 
     Parameters
@@ -72,9 +72,9 @@ def bootstrap_weights(query_ids: Sequence[str], n_resamples: int, seed: int) -> 
 
 
 def percentile_interval(
-    resampled: NDArray[np.float64], confidence: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper percentile of `resampled` [..., resample] over its last axis, each of shape [...].
+    resampled: Float64[np.ndarray, "*site resample"], confidence: float
+) -> tuple[Float64[np.ndarray, "*site"], Float64[np.ndarray, "*site"]]:
+    """Lower and upper percentile of `resampled` over its last axis.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def percentile_interval(
     check_confidence(confidence)
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(resampled, [tail, 1.0 - tail], axis=-1)
-    return low, high
+    return np.asarray(low), np.asarray(high)
 
 
 def check_confidence(confidence: float) -> None:
@@ -93,7 +93,7 @@ def check_confidence(confidence: float) -> None:
         raise InputError(f"confidence is {confidence}; give a number between 0 and 1, such as 0.95")
 
 
-def queries_of(pair_ids: pd.Series, query_of: Mapping[str, str]) -> NDArray[np.str_]:
+def queries_of(pair_ids: pd.Series, query_of: Mapping[str, str]) -> list[str]:
     """The query of each pair.
 
     Raises
@@ -107,4 +107,4 @@ def queries_of(pair_ids: pd.Series, query_of: Mapping[str, str]) -> NDArray[np.s
             f"{len(unknown)} pairs of the rows have no query, such as {unknown[0]!r}; "
             "are rows and manifest of the same run?"
         )
-    return np.array([query_of[str(pair_id)] for pair_id in pair_ids], dtype=str)
+    return [query_of[str(pair_id)] for pair_id in pair_ids]

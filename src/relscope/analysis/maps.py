@@ -12,23 +12,24 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from jaxtyping import Float64, Int
 
 from relscope.errors import InputError
 
 Measure = Literal["effect", "ie", "p_effect"]
+_Grid = Float64[np.ndarray, "layer column"]
 
 
 @dataclass(frozen=True)
 class SiteMap:
-    """Effects on a grid: `effect`, `low`, `high` are [layer, column] float64, NaN where nothing was measured.
+    """Effects on a grid, NaN where nothing was measured.
 
     `columns` names the second axis: regions (str) or heads (int, zero-based).
     """
 
-    effect: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    effect: _Grid
+    low: _Grid
+    high: _Grid
     columns: tuple[str, ...] | tuple[int, ...]
 
 
@@ -132,10 +133,10 @@ def _refuse_repeated(sites: pd.DataFrame, cell: list[str]) -> None:
 
 def _grids(
     sites: pd.DataFrame,
-    columns: NDArray[np.intp],
+    columns: Int[np.ndarray, " site"],
     shape: tuple[int | None, int],
     measure: Measure,
-) -> list[NDArray[np.float64]]:
+) -> list[_Grid]:
     """Value, low and high [layer, column] of `measure`."""
     _refuse_repeated(sites, ["layer", "head", "region"])
     layers = sites["layer"].to_numpy(dtype=np.intp)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from jaxtyping import Float64
 
 from relscope.analysis.intervals import (
     Estimate,
@@ -27,7 +27,8 @@ from relscope.errors import InputError
 _MOST_CELLS = 4_000_000
 """Cells [resample, pair] of one working array: 32 MB, of which a handful live at a time."""
 
-_Array = NDArray[np.float64]
+_Pairs = Float64[np.ndarray, " pair"]
+_Weights = Float64[np.ndarray, "resample pair"]
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,7 @@ def judge_quality(
         raise InputError("no judged pairs: the quality of the verdicts needs at least one")
     repeated = judge_rows["pair_id"].duplicated()
     if repeated.any():
-        raise InputError(
-            f"pair {judge_rows['pair_id'][repeated].iloc[0]} is judged twice; give judge rows only"
-        )
+        raise InputError(f"pair {judge_rows['pair_id'][repeated].iloc[0]} is judged twice; give judge rows only")
     clean = judge_rows["ld_clean"].to_numpy(dtype=np.float64)
     corrupted = judge_rows["ld_corrupted"].to_numpy(dtype=np.float64)
     if not (np.isfinite(clean).all() and np.isfinite(corrupted).all()):
@@ -106,7 +105,7 @@ def judge_quality(
     values = _measures(clean, corrupted, np.ones((1, len(clean))))[:, 0]
     low = high = np.full(len(values), np.nan)
     if n_queries > 1:
-        weights = bootstrap_weights(query_ids.tolist(), n_resamples, seed)
+        weights = bootstrap_weights(query_ids, n_resamples, seed)
         low, high = percentile_interval(_measures(clean, corrupted, weights), confidence)
     accuracy, f1, roc_auc, paired = (
         Estimate(float(v), float(lo), float(hi)) for v, lo, hi in zip(values, low, high, strict=True)
@@ -124,8 +123,8 @@ def judge_quality(
     )
 
 
-def _measures(clean: _Array, corrupted: _Array, weights: _Array) -> _Array:
-    """Accuracy, F1, ROC AUC and paired accuracy [measure, resample] under `weights` [resample, pair]."""
+def _measures(clean: _Pairs, corrupted: _Pairs, weights: _Weights) -> Float64[np.ndarray, "4 resample"]:
+    """Accuracy, F1, ROC AUC and paired accuracy under each resample's weights."""
     total = weights.sum(axis=1)  # [resample]
     true_yes = weights @ (clean > 0)
     false_yes = weights @ (corrupted > 0)
@@ -136,8 +135,8 @@ def _measures(clean: _Array, corrupted: _Array, weights: _Array) -> _Array:
     return np.stack([accuracy, f1, _roc_auc(clean, corrupted, weights), paired])
 
 
-def _roc_auc(positive: _Array, negative: _Array, weights: _Array) -> _Array:
-    """ROC AUC [resample]: the weighted share of (positive, negative) prompts in the right order, ties half.
+def _roc_auc(positive: _Pairs, negative: _Pairs, weights: _Weights) -> Float64[np.ndarray, " resample"]:
+    """ROC AUC: the weighted share of (positive, negative) prompts in the right order, ties half.
 
     With the negatives sorted once, the weight below any score is a cumulated sum: O(n log n) once and O(n) a
     resample, where counting all pairs of prompts would be O(n²) a resample.

@@ -67,9 +67,10 @@ def run(
     ] = None,
 ) -> None:
     """Run a study and write its report. An interrupted run goes on when the command is given again."""
-    config = o.study_config(study, _given(locals()))
-    folder = out if out is not None else Path("runs") / _folder_name(config)
+    given, folder = _given(locals()), out
     try:
+        config = o.study_config(study, given)
+        folder = out or Path("runs") / _folder_name(config)
         from relscope.cli.show import OUT, print_quality, progress_shown
         from relscope.study import quality_of, run_study
 
@@ -79,11 +80,9 @@ def run(
 
         report = build_report(folder)
     except KeyboardInterrupt:
-        print(
-            f"\nrelscope: interrupted; what is done is kept in {folder}. To go on: "
-            f"{_command_again(folder, out is None)}",
-            file=sys.stderr,
-        )
+        kept = "nothing was done yet" if folder is None else f"what is done is kept in {folder}"
+        again = shlex.join(["relscope", *sys.argv[1:], *([] if out or not folder else ["--out", str(folder)])])
+        print(f"\nrelscope: interrupted; {kept}. To go on: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
     print_quality(quality_of(finished), len(finished.manifest.exclusions))
     OUT.print(f"rows:   {folder / 'rows'}")
@@ -140,17 +139,16 @@ def judge(
 ) -> None:
     """Judge every pair: logit difference, accuracy, F1, ROC AUC, paired accuracy, with intervals."""
     config = o.study_config(study, _given(locals()))
-    from relscope.cli.show import ERR, judgement_json, print_json, print_judgement, progress_shown
+    from relscope.cli.show import judgement_json, print_json, print_judgement, progress_shown, warn_of
     from relscope.study import judge_pairs
 
     with progress_shown() as progress:
         judgement = judge_pairs(config, progress)
     if as_json:
         print_json(judgement_json(judgement))
-        if judgement.quality.at_chance:
-            ERR.print(f"warning: {judgement.quality.sentence}", markup=False)
     else:
         print_judgement(judgement)
+    warn_of(judgement)
 
 
 @app.command()
@@ -182,7 +180,9 @@ def prompts(
 
 @app.command()
 def check(
-    model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file, adapter folder, or smollm2-135m.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Hub id, folder, GGUF file, adapter folder, or smollm2-135m.")
+    ],
     adapter: o.Adapter = None,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = None,
@@ -214,13 +214,11 @@ def _given(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder_name(config: StudyConfig) -> str:
-    parts = (config.model, config.data, config.prompt.format, config.prompt.order)
-    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", Path(part).name).strip("-") for part in parts)
+    """Model, data and prompt, as one name; a run of other settings under the same name is refused, not mixed."""
+    data = config.data.removeprefix("ir_datasets:") if config.data.startswith("ir_datasets:") else _name(config.data)
+    parts = (_name(config.model), data, config.prompt.format, config.prompt.order)
+    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
 
 
-def _command_again(folder: Path, default_folder: bool) -> str:
-    """The command that continues this run: the same words, with the folder named."""
-    words = ["relscope", *sys.argv[1:]]
-    if default_folder:
-        words += ["--out", str(folder)]
-    return shlex.join(words)
+def _name(source: str) -> str:
+    return Path(source).name if Path(source).name not in ("", "..") else Path(source).resolve().name

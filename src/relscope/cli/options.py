@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MODEL, _DATA, _STUDY, _MACHINE = "Model", "Data and prompts", "What is measured", "Machine"
 
-Study = Annotated[Path | None, typer.Argument(metavar="[STUDY.yaml]", help="Any of the options below, in YAML.")]
+Study = Annotated[Path | None, typer.Argument(metavar="STUDY.yaml", help="Any of the options below, in YAML.")]
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", rich_help_panel=_MODEL,
@@ -83,8 +83,6 @@ Memory = Annotated[
     typer.Option("--memory", rich_help_panel=_MACHINE, help="Bound on patched activations held at once (1GiB)."),
 ]
 
-_EXPERIMENTS = ("flow", "heads")
-
 
 def study_config(study: Path | None, given: Mapping[str, Any]) -> StudyConfig:
     """The configuration of a YAML file (or of none) with the options that were given on top.
@@ -92,51 +90,42 @@ def study_config(study: Path | None, given: Mapping[str, Any]) -> StudyConfig:
     Raises:
         InputError: the file or an option cannot be used.
     """
-    from relscope.study import StudyConfig, read_yaml
+    from relscope.study import StudyConfig, prompt_fields, read_yaml
 
     fields = {} if study is None else read_yaml(study)
     given = {name: value for name, value in given.items() if value is not None}
+    source = "options" if study is None else f"{study} and options" if given else str(study)
     if "negatives" in given:
-        fields["negatives"] = {**_mapping(fields, "negatives"), "kind": given.pop("negatives")}
+        fields["negatives"] = _section(fields, "negatives", lambda kind: {"kind": kind}) | {
+            "kind": given.pop("negatives")
+        }
     if "prompt" in given:
-        fields["prompt"] = {**_mapping(fields, "prompt"), **_prompt_fields(given.pop("prompt"))}
+        fields["prompt"] = _section(fields, "prompt", prompt_fields) | prompt_fields(given.pop("prompt"))
     if given.keys() & {"experiments", "regions", "components"}:
         fields["experiments"] = _experiments(fields, given)
     fields |= {name: value for name, value in given.items() if name not in ("experiments", "regions", "components")}
-    return StudyConfig.from_mapping(fields, "options" if study is None else str(study))
+    return StudyConfig.from_mapping(fields, source)
 
 
-def _mapping(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = fields.get(name) or {}
-    if not isinstance(value, dict):
+def _section(fields: Mapping[str, Any], name: str, from_text: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """A section of the YAML file that options are laid over."""
+    value = fields.get(name)
+    if isinstance(value, str):
+        return from_text(value)
+    if not isinstance(value, dict | None):
         raise InputError(f"{name}: a mapping is needed in the YAML file, not {value!r}")
-    return dict(value)
-
-
-def _prompt_fields(prompt: str) -> dict[str, Any]:
-    if prompt.endswith((".yaml", ".yml")):
-        from relscope.study import read_yaml
-
-        return read_yaml(prompt)
-    prompt_format, _, order = prompt.partition("-")
-    orders = {"pointwise": ("dqi", "qdi", "idq"), "pairwise": ("dqi", "idq")}
-    if prompt_format not in orders or (order or "dqi") not in orders[prompt_format]:
-        choices = ", ".join(f"{f}-{o}" for f, of in orders.items() for o in of)
-        raise InputError(f"option --prompt: {prompt!r} does not exist; choose from {choices}, or a FILE.yaml")
-    return {"format": prompt_format, "order": order or "dqi"}
+    return dict(value or {})
 
 
 def _experiments(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The chosen experiments with their options; `--regions` applies to all, `--components` to flow."""
-    in_file = fields.get("experiments") or dict.fromkeys(_EXPERIMENTS)
-    if isinstance(in_file, list):
-        in_file = dict.fromkeys(in_file)
-    if not isinstance(in_file, dict):
-        raise InputError("experiments: a list of names or a mapping is needed in the YAML file")
-    names = _listed(given["experiments"]) if "experiments" in given else list(in_file)
-    chosen = {name: dict(in_file.get(name) or {}) for name in names}
-    for options in chosen.values():
-        if "regions" in given:
+    from relscope.study import EXPERIMENTS, experiment_options
+
+    in_file = experiment_options(EXPERIMENTS if fields.get("experiments") is None else fields["experiments"])
+    names = _listed(given["experiments"]) if "experiments" in given else in_file
+    chosen = experiment_options([{name: in_file.get(name)} for name in names])
+    if "regions" in given:
+        for options in chosen.values():
             options["regions"] = _listed(given["regions"])
     if "components" in given:
         if "flow" not in chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from relscope.study import Judgement, ModelCheck, Plan
 
-OUT = Console(highlight=False, soft_wrap=True)
+# In a file or a pipe there is no window to fit: a line is as long as it needs to be.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+OUT = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _MEASURES = (
@@ -128,11 +131,13 @@ def print_judgement(judgement: Judgement) -> None:
     OUT.print(table)
     OUT.print()
     print_quality(judgement.quality, judgement.n_excluded)
-    if judgement.quality.at_chance:
-        ERR.print(f"[yellow]warning:[/yellow] {escape(judgement.quality.sentence)}")
-    for lint in judgement.lints:
-        if not lint.ok:
-            ERR.print(f"[yellow]warning:[/yellow] {escape(lint.message)}")
+
+
+def warn_of(judgement: Judgement) -> None:
+    """Say on standard error why the verdicts may mean little."""
+    messages = [judgement.quality.sentence] if judgement.quality.at_chance else []
+    for message in messages + [lint.message for lint in judgement.lints if not lint.ok]:
+        ERR.print(f"[yellow]warning:[/yellow] {escape(message)}")
 
 
 def print_quality(quality: Any, n_excluded: int) -> None:
@@ -188,6 +193,8 @@ def print_plan(plan: Plan) -> None:
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
+    if seconds < 1:
+        return "under 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

@@ -22,7 +22,7 @@ def full_pass_sweep(
     answer_ids: tuple[int, int],
     placed: Sequence[PlacedSite],
     source: RecordedRun,
-) -> Float[Tensor, site]:
+) -> Float[Tensor, "site"]:
     """LD of the prompt `ids` with each site patched alone from `source`. Cost: one forward pass a site."""
     values = []
     for item in placed:

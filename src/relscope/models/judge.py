@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relscope.errors import InputError
 from relscope.models.architectures import Architecture, DecoderLayer, find_architecture, resolve_layers
 from relscope.models.attention import SharedPrefixAttention, attention_replaced
 from relscope.models.recording import RecordedRun, Recorder, record
@@ -85,7 +86,12 @@ class JudgeModel:
         return self.model.dtype
 
     def to_ids(self, ids: Sequence[int]) -> Tensor:
-        """Token ids as a batch of one on the model's device."""
+        """Token ids as a batch of one on the model's device.
+
+        Raises:
+            InputError: there are more of them than the model has positions.
+        """
+        self._check_length(len(ids))
         return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
 
     @torch.no_grad()
@@ -116,6 +122,7 @@ class JudgeModel:
         hidden: list[Tensor | None] = [None] * len(ids)
         while order:
             longest = len(ids[order[-1]])
+            self._check_length(longest)
             batch = order[-max(1, _TOKENS_PER_BATCH // longest) :]
             order = order[: -len(batch)]
             padded = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -127,7 +134,9 @@ class JudgeModel:
         return torch.stack([h for h in hidden if h is not None])
 
     @torch.no_grad()
-    def logit_diff(self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]]) -> Float[Tensor, prompt]:
+    def logit_diff(
+        self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]]
+    ) -> Float[Tensor, "prompt"]:
         """LD = logit(yes) - logit(no) of each prompt, float32 on the CPU. Cost: one forward pass a prompt."""
         if len(ids) == 0:
             return torch.zeros(0)
@@ -136,7 +145,7 @@ class JudgeModel:
         return (logits[:, 0] - logits[:, 1]).cpu()
 
     @torch.no_grad()
-    def next_token_probabilities(self, ids: Sequence[int]) -> Float[Tensor, d_vocab]:
+    def next_token_probabilities(self, ids: Sequence[int]) -> Float[Tensor, "d_vocab"]:
         """Probability of every token to come next, float32 on the CPU, by the model's own head."""
         logits = self.model(input_ids=self.to_ids(ids), use_cache=False).logits[0, -1]
         return torch.softmax(logits.float(), dim=-1).cpu()
@@ -177,6 +186,13 @@ class JudgeModel:
             resid_pre, attn_out = resid_pre[:, -1:], attn_out[:, -1:]
         resid_mid = resid_pre + attn_out
         return resid_mid + block.mlp_out(resid_pre if block.parallel else resid_mid)
+
+    def _check_length(self, n_tokens: int) -> None:
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if limit is not None and n_tokens > limit:
+            raise InputError(
+                f"a prompt has {n_tokens} tokens and the model reads at most {limit}; lower max_document_tokens"
+            )
 
     def _measure_shape(self) -> ModelShape:
         config = self.config

@@ -23,6 +23,7 @@ from relscope.models.threads import set_sensible_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _FINGERPRINT_SAMPLES = 1024
 
 
@@ -115,7 +116,7 @@ def resolve_source(source: str) -> ModelSource:
             if ggufs:
                 raise InputError(f"model {source!r} is a folder of GGUF files; name one of them: {', '.join(ggufs)}")
             raise InputError(f"model {source!r}: the folder has no config.json, so it holds no model")
-        if not any(path.glob("*.safetensors")):
+        if not _holds_weights(path):
             raise InputError(
                 f"model {source!r}: the folder has no *.safetensors; other weight formats can run code when they are "
                 "read. Convert it with save_pretrained(..., safe_serialization=True)"
@@ -123,9 +124,14 @@ def resolve_source(source: str) -> ModelSource:
         return ModelSource("folder", source)
     if path.exists():
         raise InputError(f"model {source!r} is a file; a model is a folder, a .gguf file, or a hub id")
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if _looks_local(source):
         raise InputError(f"model {source!r}: there is no such folder")
     return ModelSource("hub", source)
+
+
+def _looks_local(name: str) -> bool:
+    """Whether a name can only be a path: a hub id is `name` or `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def parse_dtype(dtype: str) -> torch.dtype:
@@ -144,9 +150,9 @@ def parse_device(device: str) -> torch.device:
         return found or torch.device("cpu")
     try:
         parsed = torch.device(device)
-        torch.empty(0, device=parsed)
-    except (RuntimeError, AssertionError) as failure:
-        reason = str(failure).splitlines()[0]
+        torch.zeros(1, device=parsed).item()  # "meta" makes tensors, but they hold nothing
+    except (RuntimeError, AssertionError, ImportError) as failure:
+        reason = str(failure).splitlines()[0].partition(". ")[0]
         raise InputError(f"device {device!r} cannot be used here: {reason}; 'auto' or 'cpu' always can") from None
     return parsed
 
@@ -175,7 +181,11 @@ def _options(place: ModelSource, revision: str | None, trust_remote_code: bool) 
 
 def _load(place: ModelSource, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
+    from transformers.utils.peft_utils import find_adapter_config_file
 
+    if place.kind == "hub" and find_adapter_config_file(place.location, revision=options["revision"]) is not None:
+        # transformers would load its base and put it on unasked, from a pickle where there is nothing else.
+        raise InputError(f"model {place.location!r} is an adapter; give its base as the model and this as the adapter")
     tokenizer = _load_tokenizer(place, options)
     safe = {} if place.gguf_file is not None else {"use_safetensors": True}
     return AutoModelForCausalLM.from_pretrained(place.location, dtype=dtype, **safe, **options), tokenizer
@@ -200,11 +210,18 @@ def _load_tokenizer(place: ModelSource, options: dict[str, Any]) -> Any:
 def _split_adapter(source: str, adapter: str | Path | None) -> tuple[str, str | Path | None]:
     """A folder that holds an adapter stands for the base it names, with that adapter on it."""
     config = Path(source) / _ADAPTER_CONFIG
-    if not config.is_file() or (Path(source) / "config.json").is_file():
+    if not config.is_file():
         return source, adapter
+    if _holds_weights(Path(source)):
+        # transformers would put the adapter on the model unasked.
+        raise InputError(f"model {source!r} holds both a whole model and an adapter; give each a folder of its own")
     if adapter is not None:
         raise InputError(f"model {source!r} is itself an adapter; give its base as the model")
-    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        fields = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as failure:
+        raise InputError(f"{config} is not JSON: {failure}") from failure
+    base = fields.get("base_model_name_or_path") if isinstance(fields, dict) else None
     if not base:
         raise InputError(
             f"{config}: field 'base_model_name_or_path' is missing; give the base as model and this as adapter"
@@ -212,24 +229,31 @@ def _split_adapter(source: str, adapter: str | Path | None) -> tuple[str, str | 
     return str(base), source
 
 
+def _holds_weights(folder: Path) -> bool:
+    """Whether a folder has safetensors of a whole model."""
+    return any(path.name != _ADAPTER_WEIGHTS for path in folder.glob("*.safetensors"))
+
+
 def _merged(model: Any, adapter: str) -> Any:
     try:
         from peft import PeftModel
     except ImportError:
         raise InputError("adapters need the extra 'peft': pip install 'relscope[peft]'") from None
-    if Path(adapter).exists() and not (Path(adapter) / "adapter_model.safetensors").is_file():
-        raise InputError(f"adapter {adapter!r} has no adapter_model.safetensors; other formats are not read")
-    with _input_errors(adapter):
+    if Path(adapter).exists() and not (Path(adapter) / _ADAPTER_WEIGHTS).is_file():
+        raise InputError(f"adapter {adapter!r} has no {_ADAPTER_WEIGHTS}; other formats are not read")
+    if not Path(adapter).exists() and _looks_local(adapter):
+        raise InputError(f"adapter {adapter!r}: there is no such folder")
+    with _input_errors(adapter, "adapter"):
         if not Path(adapter).exists():
             from huggingface_hub import hf_hub_download
 
             # Without this, peft would fall back to a pickle.
-            hf_hub_download(adapter, "adapter_model.safetensors")
+            hf_hub_download(adapter, _ADAPTER_WEIGHTS)
         return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
 
 
 @contextlib.contextmanager
-def _input_errors(source: str) -> Iterator[None]:
+def _input_errors(source: str, what: str = "model") -> Iterator[None]:
     """Turn what loaders raise about a source into one clear sentence."""
     try:
         yield
@@ -239,6 +263,11 @@ def _input_errors(source: str) -> Iterator[None]:
         reason = " ".join(str(failure).split())
         if "trust_remote_code" in reason:
             reason = "it comes with its own code, which runs only with --trust-remote-code"
+        elif "couldn't connect" in reason or "Please check your connection" in reason:
+            reason = (
+                "there is no such folder, it is not in the cache of the Hugging Face hub, and the hub cannot be "
+                "reached; fetch it where there is a network, or name a folder or GGUF file"
+            )
         elif isinstance(failure, OSError) and "safetensors" in reason:
             reason = f"it has no safetensors weights, the only format besides GGUF that is read ({reason[:200]})"
-        raise InputError(f"model {source!r} cannot be loaded: {reason[:600]}") from failure
+        raise InputError(f"{what} {source!r} cannot be loaded: {reason[:600]}") from failure

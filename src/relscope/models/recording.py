@@ -16,7 +16,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from relscope.models.architectures import DecoderLayer, first_tensor
-from relscope.models.attention import AttentionCall, attend, attention_pattern, attention_replaced
+from relscope.models.attention import (
+    AttentionCall,
+    UnsupportedAttentionError,
+    attend,
+    attention_pattern,
+    attention_replaced,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class PatternChecker(Recorder):
     def __call__(self, call: AttentionCall, /) -> Tensor:
         """Plain attention; keeps the largest error of a pattern's row sums."""
         error = (attention_pattern(call, visible(call)).sum(-1) - 1).abs().max()
-        self.pattern_error = max(self.pattern_error, float(error))
+        # Of a NaN and a number, `max` may pick the number: a NaN must not look like no error.
+        self.pattern_error = max(self.pattern_error, float(error.nan_to_num(nan=torch.inf)))
         return super().__call__(call)
 
 
@@ -148,6 +155,8 @@ def record(
     with replaced, _outputs_kept(layers) as kept:
         decoder(input_ids=ids, use_cache=False)
     order = range(len(layers))
+    if recorder is not None and set(recorder.key) != set(order):
+        raise UnsupportedAttentionError("the model's attention does not go through the registry of transformers")
 
     def stacked(name: str) -> Tensor:
         return torch.stack([kept[name][i] for i in order])

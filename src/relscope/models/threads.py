@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 
 def usable_cores() -> int:
     """Cores that this process may run on, after affinity and a container's CPU quota; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, _, period = quota.read_text().partition(" ")
+    if _QUOTA.is_file():
+        limit, _, period = _QUOTA.read_text().partition(" ")
         if limit != "max":
             cores = min(cores, max(1, round(int(limit) / int(period))))
     return max(1, cores)

@@ -31,7 +31,8 @@ class VerdictLint:
 def spelling_variants(tokenizer: Any, answer: str) -> list[int]:
     """Ids of single tokens that spell the answer in another case, or with a leading space or newline."""
     ids = set()
-    for word in {answer.lower(), answer.capitalize(), answer.upper()}:
+    bare = answer.strip()  # a template may give its answers with a leading space
+    for word in {bare.lower(), bare.capitalize(), bare.upper()}:
         for text in (word, f" {word}", f"\n{word}"):
             encoded = tokenizer.encode(text, add_special_tokens=False)
             if len(encoded) == 1:

@@ -21,11 +21,9 @@ from relscope.prompts.rendering import AnswerTokenError, PromptRenderer
 
 # Lengths are tried downward from the longest; text needs one or two tries, unless merges conspire.
 _MAX_TRIES = 64
-# A document is first read this far for each token it may have, and four times as far whenever that was too
-# little.
+# A document is first read this far for each token it may have, and four times as far where that was too little.
 _CHARACTERS_PER_TOKEN = 16
-# Tokens beyond the longest cut that are looked at too: where a text breaks off, its last tokens are not what
-# they were.
+# Tokens beyond the longest cut that are looked at too: where a text breaks off, its last tokens change.
 _MARGIN = 16
 
 
@@ -84,9 +82,7 @@ def align(renderer: PromptRenderer, pair: RelevancePair) -> AlignedPair | Exclus
         return Exclusion(pair.pair_id, error.reason, str(error))
 
 
-def align_all(
-    renderer: PromptRenderer, pairs: Iterable[RelevancePair]
-) -> tuple[list[AlignedPair], list[Exclusion]]:
+def align_all(renderer: PromptRenderer, pairs: Iterable[RelevancePair]) -> tuple[list[AlignedPair], list[Exclusion]]:
     """Align pairs, in order; every pair comes back either aligned or excluded."""
     aligned: list[AlignedPair] = []
     excluded: list[Exclusion] = []
@@ -137,18 +133,14 @@ def _align(renderer: PromptRenderer, pair: RelevancePair) -> AlignedPair | Exclu
             )
         answer_ids = renderer.answer_ids(clean)
         if renderer.answer_ids(corrupted) != answer_ids:
-            raise AnswerTokenError(
-                "answers: they are other tokens after the corrupted prompt than after the clean one"
-            )
+            raise AnswerTokenError("answers: they are other tokens after the corrupted prompt than after the clean one")
         n_cut = positive.n_tokens + negative.n_tokens - 2 * n_tokens
-        return AlignedPair(
-            pair.pair_id, pair.query_id, pair.query_text, clean, corrupted, answer_ids, n_tokens, n_cut
-        )
+        return AlignedPair(pair.pair_id, pair.query_id, pair.query_text, clean, corrupted, answer_ids, n_tokens, n_cut)
     return Exclusion(
         pair.pair_id,
         "not_alignable",
         f"no common length of at most {longest} document tokens leaves the rest of both prompts the same "
-        f"({tries} lengths tried)",
+        f"(tried: {tries})",
     )
 
 
@@ -191,8 +183,7 @@ def _measure(renderer: PromptRenderer, pair: RelevancePair) -> tuple[_Document, 
             break
         n_characters *= 4
     positive, negative = (
-        _document(renderer, text, head, prompt, name)
-        for text, head, prompt in zip(texts, heads, prompts, strict=True)
+        _document(renderer, text, head, prompt, name) for text, head, prompt in zip(texts, heads, prompts, strict=True)
     )
     return positive, negative
 

@@ -2,8 +2,8 @@
 
 A document that holds `<|im_end|>` or `</s>` would, tokenised as it is, end the user's turn. Where that
 happens, the prompt is tokenised by a twin of the tokenizer: the same model, ids and offsets, but each control
-token carries a random private-use name that only the scaffold knows. The data's `<|im_end|>` is then text
-like any other, in the same single tokenisation.
+token carries a random name that only the scaffold knows. The data's `<|im_end|>` is then text like any other,
+in the same single tokenisation.
 """
 
 from __future__ import annotations
@@ -64,12 +64,10 @@ class Encoder:
         self._control: dict[str, int] = {
             token.content: token_id
             for token_id, token in added.items()
-            if token.special or token_id in named or (token.content.strip() and token.content in markup)
+            if token.content.strip() and (token.special or token_id in named or token.content in markup)
         }
         self._control_ids = frozenset(self._control.values())
-        self._added = tuple(
-            sorted((token.content for token in added.values() if token.content), key=len, reverse=True)
-        )
+        self._added = tuple(sorted((token.content for token in added.values() if token.content), key=len, reverse=True))
         # The unknown token stands for characters that the vocabulary lacks: in text it may arise by right.
         self._unknown = _unknown_token(tokenizer)
         self._twin: _Twin | None = None
@@ -86,9 +84,7 @@ class Encoder:
             self._twin = self._make_twin()
         encoding = self._twin.encode(pieces)
         if arisen := self._control_in_parts(encoding, pieces, unknown_too=False):
-            raise PartError(
-                "control_token", f"text of the data becomes the control token {arisen!r} in this tokenizer"
-            )
+            raise PartError("control_token", f"text of the data becomes the control token {arisen!r} in this tokenizer")
         return encoding
 
     def _plain(self, text: str) -> Encoding:
@@ -107,9 +103,7 @@ class Encoder:
         return Encoding(tuple(encoded["input_ids"]), tuple(map(tuple, encoded["offset_mapping"])))
 
     def _literal_unknown(self, pieces: Sequence[Piece]) -> bool:
-        return self._unknown is not None and any(
-            self._unknown in piece.text for piece in pieces if piece.name
-        )
+        return self._unknown is not None and any(self._unknown in piece.text for piece in pieces if piece.name)
 
     def _control_in_parts(self, encoding: Encoding, pieces: Sequence[Piece], unknown_too: bool) -> str | None:
         """Name a control token that holds a character of a part."""
@@ -145,9 +139,7 @@ class _Twin:
         # Longest first among all added tokens, as the tokenizer itself matches them.
         self._added_pattern = re.compile("|".join(map(re.escape, added)))
         try:
-            self._tokenizer = Tokenizer.from_str(
-                json.dumps(_renamed(json.loads(backend.to_str()), self._names))
-            )
+            self._tokenizer = Tokenizer.from_str(json.dumps(_renamed(json.loads(backend.to_str()), self._names)))
         except Exception as error:  # the tokenizers library raises bare Exception for whatever it cannot load
             raise PartError(
                 "control_token",
@@ -155,9 +147,7 @@ class _Twin:
             ) from error
         for content, token_id in control.items():
             if self._tokenizer.token_to_id(self._names[content]) != token_id:
-                raise PartError(
-                    "control_token", f"the control token {content!r} loses its id when it is renamed"
-                )
+                raise PartError("control_token", f"the control token {content!r} loses its id when it is renamed")
 
     def encode(self, pieces: Sequence[Piece]) -> Encoding:
         """Tokenise as the original would, if the parts held no control tokens."""
@@ -225,9 +215,7 @@ def _renamed(specification: dict[str, Any], names: Mapping[str, str]) -> dict[st
     if "merges" in model:
         # A merge that makes or uses a control token would reach for a name that is gone.
         model["merges"] = [
-            (left, right)
-            for left, right in model["merges"]
-            if not {left, right, left + right}.intersection(names)
+            (left, right) for left, right in model["merges"] if not {left, right, left + right}.intersection(names)
         ]
     specification["truncation"] = specification["padding"] = None
     return specification

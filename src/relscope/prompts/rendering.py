@@ -68,9 +68,7 @@ class PromptRenderer:
         """
         names = self.template.documents
         if isinstance(documents, str) or len(documents) != len(names):
-            raise InputError(
-                f"a {self.template.format} prompt takes {len(names)} document(s), as a list of texts"
-            )
+            raise InputError(f"a {self.template.format} prompt takes {len(names)} document(s), as a list of texts")
         texts = {"query": query_text.strip()}
         texts |= {name: text.strip() for name, text in zip(names, documents, strict=True)}
         for name, text in texts.items():
@@ -78,9 +76,7 @@ class PromptRenderer:
         pieces = self._scaffold.fill(texts)
         encoding = self._encoder.encode(pieces)
         text = "".join(piece.text for piece in pieces)
-        characters = {
-            piece.name: span for piece, span in zip(pieces, _spans(pieces), strict=True) if piece.name
-        }
+        characters = {piece.name: span for piece, span in zip(pieces, _spans(pieces), strict=True) if piece.name}
         offsets = _with_leading_space(text, encoding.offsets)
         owners = _owners(text, offsets, pieces)
         prefix = self._prefix_for(encoding.ids)
@@ -213,9 +209,7 @@ def _owners(text: str, offsets: Offsets, pieces: Sequence[Piece]) -> list[str | 
 def _span_of(name: str, owners: Sequence[str | None], n_before: int) -> Span:
     positions = [position for position, owner in enumerate(owners) if owner == name]
     if not positions:
-        raise PartError(
-            "no_own_token", f"the {name} has no token of its own: it merges with the text before it"
-        )
+        raise PartError("no_own_token", f"the {name} has no token of its own: it merges with the text before it")
     if positions[-1] - positions[0] + 1 != len(positions):
         raise PartError("scattered_tokens", f"the tokens of the {name} are not contiguous in this tokenizer")
     return Span(positions[0] + n_before, positions[-1] + 1 + n_before)

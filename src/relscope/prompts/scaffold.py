@@ -1,7 +1,7 @@
 """What does a model's chat template write around the parts of a prompt?
 
-The template is applied once, to a conversation in which a private-use string, drawn at random, stands for
-each part. Where these strings come out again, the parts go: so what is scaffold and what is part is known by
+The template is applied once, to a conversation in which a sentinel, a string drawn at random, stands for each
+part. Where the sentinels come out again, the parts go: so what is scaffold and what is part is known by
 construction, the text of the data never passes through the template, and it does not matter whether the
 template trims what it is given.
 """
@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from relscope.errors import InputError
 from relscope.prompts.template import PromptTemplate
-
-_PRIVATE_USE = range(0xE000, 0xF900)
 
 
 class ChatTokenizer(Protocol):
@@ -76,8 +75,16 @@ class Scaffold:
 
 
 def fresh_name() -> str:
-    """Draw a string of private-use characters that no data can hold but by a chance of 1 in 10**45."""
-    return "".join(chr(secrets.choice(_PRIVATE_USE)) for _ in range(12))
+    """Draw a name that no data can hold but by a chance of 1 in 10**28.
+
+    Small letters only, because a normaliser leaves these alone; BERT's removes private-use characters.
+    """
+    return "".join(secrets.choice(string.ascii_lowercase) for _ in range(20))
+
+
+def _sentinel() -> str:
+    # Capitals and marks, so that a template which changes case or escapes its input is found to alter it.
+    return f"{fresh_name()}A'\"<&>Z{fresh_name()}"
 
 
 def build_scaffold(tokenizer: ChatTokenizer, template: PromptTemplate, style: str) -> Scaffold:
@@ -92,18 +99,18 @@ def build_scaffold(tokenizer: ChatTokenizer, template: PromptTemplate, style: st
             raise InputError("system: a plain prompt has no system turn; leave it out, or use the style chat")
         return Scaffold((*content, Piece(template.answer_prefix)), " ")
 
-    sentinels = {piece.name: fresh_name() for piece in content if piece.name is not None}
+    sentinels = {piece.name: _sentinel() for piece in content if piece.name is not None}
     turn = "".join(piece.text if piece.name is None else sentinels[piece.name] for piece in content)
     conversation = [{"role": "user", "content": turn}]
     if template.system is not None:
-        sentinels["system"] = fresh_name()
+        sentinels["system"] = _sentinel()
         conversation.insert(0, {"role": "system", "content": sentinels["system"]})
     rendered = _apply(tokenizer, template, conversation)
     _check_sentinels(rendered, sentinels)
 
     known = {piece.name: piece.text for piece in content} | {"system": (template.system or "").strip()}
     names = {sentinel: name for name, sentinel in sentinels.items()}
-    split = re.split(f"({'|'.join(names)})", rendered)
+    split = re.split(f"({'|'.join(map(re.escape, names))})", rendered)
     pieces = tuple(Piece(known[names[text]], names[text]) if text in names else Piece(text) for text in split)
     return Scaffold(pieces, _answer_gap(tokenizer, template, conversation, rendered))
 
@@ -175,9 +182,7 @@ def _check_sentinels(rendered: str, sentinels: Mapping[str, str]) -> None:
             continue
         if name == "system":
             happens = "ignores or alters" if count == 0 else "repeats"
-            raise InputError(
-                f"system: the chat template of this model {happens} the system turn; leave system out"
-            )
+            raise InputError(f"system: the chat template of this model {happens} the system turn; leave system out")
         happens = "drops or alters" if count == 0 else "repeats"
         raise InputError(
             f"the chat template of this model {happens} the {name} of the prompt, so that its tokens "
@@ -192,7 +197,7 @@ def _answer_gap(
 
     Templates that cannot write such a turn, or write it otherwise than their generation prompt, have no gap.
     """
-    sentinel = fresh_name()
+    sentinel = _sentinel()
     answered = [*conversation, {"role": "assistant", "content": sentinel}]
     try:
         whole = _apply(tokenizer, template, answered, prompt=False)

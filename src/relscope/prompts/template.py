@@ -112,9 +112,7 @@ class PromptTemplate(BaseModel):
                 f"answers: two different texts are needed, such as ['yes', 'no'], not {list(self.answers)}"
             )
         for name in sorted(_RESERVED.intersection(self.chat_template_kwargs)):
-            raise ValueError(
-                f"chat_template_kwargs: {name} is not a variable of a chat template; leave it out"
-            )
+            raise ValueError(f"chat_template_kwargs: {name} is not a variable of a chat template; leave it out")
         return self
 
     @property

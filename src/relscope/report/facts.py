@@ -27,7 +27,7 @@ EXPERIMENT_NAMES = {
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one experiment is: stored rows, and the rows expected of the sites that were seen (None: unknown)."""
+    """How far one experiment is: rows stored, and rows planned (None: nothing is)."""
 
     experiment: str
     stored: int
@@ -36,12 +36,10 @@ class Progress:
     @property
     def words(self) -> str:
         """One sentence part, such as `flow: 120 of 480 rows (25 %)`."""
-        if self.stored == 0:
-            return f"{self.experiment}: no rows yet"
         if not self.expected:
             return f"{self.experiment}: {words.count(self.stored, 'row')}"
-        share = min(100.0, 100.0 * self.stored / self.expected)
-        return f"{self.experiment}: {self.stored:,} of {self.expected:,} rows ({share:.0f} %)"
+        share = words.percent(self.stored / self.expected)
+        return f"{self.experiment}: {self.stored:,} of {words.count(self.expected, 'row')} ({share})"
 
 
 @dataclass(frozen=True)
@@ -73,26 +71,27 @@ def short_name(value: Any) -> str:
 
 def model_name(manifest: Manifest) -> str:
     """The model as the user named it."""
-    found = lookup(manifest.identity, "model.name", "model.model", "model.id", "config.model", "model.path")
-    if isinstance(found, Mapping):
-        found = lookup(found, "name", "model", "id", "path")
-    return str(found or "an unnamed model")
+    return str(lookup(manifest.identity, "model.name", "config.model") or "an unnamed model")
 
 
 def data_name(manifest: Manifest) -> str:
     """The data as the user named it."""
-    found = lookup(manifest.identity, "data.name", "data.source", "config.data")
-    if isinstance(found, Mapping):
-        found = lookup(found, "name", "source")
-    return str(found or "unnamed data")
+    return str(lookup(manifest.identity, "data.name", "config.data") or "unnamed data")
 
 
 def asked_experiments(manifest: Manifest) -> list[str]:
     """The experiments that the study asked for, as far as the manifest says so."""
-    found = lookup(manifest.identity, "config.experiments", "experiments")
+    found = lookup(manifest.identity, "config.experiments")
     if isinstance(found, Mapping):
-        return [str(name) for name in found]
-    return [str(name) for name in found] if isinstance(found, (list, tuple)) else []
+        return [str(name) for name, options in found.items() if options is not None]
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def runs_in_words(manifest: Manifest) -> dict[str, str]:
+    """What the clean and the corrupted prompt hold: another document, or the two documents swapped."""
+    if lookup(manifest.identity, "prompt.format", "prompt.form") == "pairwise":
+        return {"clean": "relevant document as A", "corrupted": "other document as A"}
+    return {"clean": "relevant document", "corrupted": "other document"}
 
 
 def facts(manifest: Manifest, directions: Sequence[str], experiments: Sequence[str]) -> list[tuple[str, str]]:
@@ -100,14 +99,16 @@ def facts(manifest: Manifest, directions: Sequence[str], experiments: Sequence[s
     identity, shape = manifest.identity, manifest.model_shape
     patched = sum(not pair.filtered for pair in manifest.pairs)
     queries = len({pair.query_id for pair in manifest.pairs})
-    prompt_format = lookup(identity, "prompt.form", "prompt.format", "config.prompt.form")
-    order = lookup(identity, "prompt.order", "config.prompt.order", "config.order")
+    order = lookup(identity, "prompt.order")
+    answers = lookup(identity, "prompt.answers")
+    n_cut = lookup(identity, "data.n_cut")
     lengths = [pair.n_tokens for pair in manifest.pairs]
     rows = [
         ("Model", model_name(manifest)),
         ("Size", _size(shape)),
         ("Revision", _short_hash(lookup(identity, "model.revision"))),
-        ("Precision", lookup(identity, "model.dtype", "config.dtype", "model.precision")),
+        ("Adapter", lookup(identity, "model.adapter")),
+        ("Precision", lookup(identity, "model.dtype", "config.dtype")),
         ("Data", data_name(manifest)),
         (
             "Pairs",
@@ -115,13 +116,15 @@ def facts(manifest: Manifest, directions: Sequence[str], experiments: Sequence[s
             f"({words.count(queries, 'query', 'queries')}), {patched:,} patched",
         ),
         ("Negative documents", _negatives(identity)),
-        ("Prompt", prompt_format),
+        ("Documents cut at loading", f"{n_cut:,}" if n_cut else None),
+        ("Prompt", lookup(identity, "prompt.format", "prompt.form")),
         ("Order of the parts", words.order_of_parts(str(order)) if order else None),
+        ("Answers", " or ".join(map(str, answers)) if isinstance(answers, list) else None),
         ("Prompt length", _range(lengths, "token")),
         ("Experiments", words.listing(EXPERIMENT_NAMES.get(name, name) for name in experiments)),
         ("Direction", words.listing(words.DIRECTIONS.get(name, name) for name in directions)),
-        ("Filter", _filter(lookup(identity, "config.filter", "filter", "config.pairs.filter"))),
-        ("Device", lookup(manifest.environment, "device", "hardware.device")),
+        ("Filter", _filter(lookup(identity, "config.filter"))),
+        ("Device", _device(manifest.environment)),
         ("relscope", lookup(identity, "relscope_version")),
         ("Started", _time(manifest.created)),
     ]
@@ -129,20 +132,19 @@ def facts(manifest: Manifest, directions: Sequence[str], experiments: Sequence[s
 
 
 def progress(manifest: Manifest, rows: pd.DataFrame) -> list[Progress]:
-    """How many rows each experiment has, against its sites seen so far times its pairs."""
+    """How many rows each experiment has, and how many are planned: its sites times its pairs."""
     judged = len(manifest.pairs)
     patched = sum(not pair.filtered for pair in manifest.pairs)
-    stored = Counter(rows["experiment"].astype(str))
+    stored = Counter(str(name) for name in rows["experiment"])
     names = dict.fromkeys(["judge", *asked_experiments(manifest), *sorted(stored)])
     steps = []
     for name in names:
-        expected: int | None = None
-        if name == "judge":
-            expected = judged
-        elif name in stored:
-            sites = rows.loc[rows["experiment"] == name, list(SITE_COLUMNS)].drop_duplicates()
-            expected = len(sites) * patched
-        steps.append(Progress(name, stored[name], expected))
+        sites = 1 if name == "judge" else _planned_sites(manifest, name)
+        if sites is None:  # then those seen so far: each pair is to have all of them
+            here = rows.loc[rows["experiment"] == name, list(SITE_COLUMNS)]
+            sites = len(here.drop_duplicates())
+        n_pairs = judged if name == "judge" else patched
+        steps.append(Progress(name, stored[name], sites * n_pairs or None))
     return steps
 
 
@@ -153,8 +155,30 @@ def exclusion_groups(manifest: Manifest, examples: int = 3) -> list[ExclusionGro
     groups = []
     for (stage, reason), n in sorted(counts.items(), key=lambda c: (order.index(c[0][0]), -c[1], c[0][1])):
         cases = [(e.pair_id, e.detail) for e in manifest.exclusions if (e.stage, e.reason) == (stage, reason)]
-        groups.append(ExclusionGroup(stage, reason, n, tuple(cases[:examples])))
+        groups.append(ExclusionGroup(stage, reason.replace("_", " "), n, tuple(cases[:examples])))
     return groups
+
+
+def _planned_sites(manifest: Manifest, experiment: str) -> int | None:
+    """How many sites of one pair the study asks for, or None where the manifest does not tell."""
+    options = lookup(manifest.identity, f"config.experiments.{experiment}")
+    shape = manifest.model_shape
+    if not isinstance(options, Mapping) or not isinstance(options.get("regions"), list):
+        return None
+    per_layer = len(options["regions"])
+    if experiment == "heads":
+        per_layer *= shape.get("n_heads", 0)
+    elif isinstance(options.get("components"), list):
+        per_layer *= len(options["components"])
+    else:
+        return None
+    return per_layer * shape.get("n_layers", 0) or None
+
+
+def _device(environment: Mapping[str, Any]) -> str | None:
+    device = lookup(environment, "hardware.device", "device")
+    name = lookup(environment, "hardware.accelerator", "hardware.processor")
+    return f"{device} ({name})" if device and name else device
 
 
 def _size(shape: Mapping[str, int]) -> str:

@@ -83,18 +83,18 @@ def draw_figures(contents: Contents, folder: Path) -> list[Path]:
 def _flow_figure(flow: Sequence[EffectMap], quantity: Quantity, limit: float) -> Figure:
     n_rows = len(flow[0].rows)
     panel = 0.22 + 0.135 * n_rows
-    figure = _figure(0.62 + panel * len(flow))
+    figure = _figure(0.65 + panel * len(flow))
     axes = figure.subplots(len(flow), 1, sharex=True, squeeze=False)[:, 0]
     for axis, effect_map in zip(axes, flow, strict=True):
         mesh = _draw(axis, effect_map, quantity, limit)
-        axis.set_title(_plain(effect_map.name), loc="left", pad=2.5, fontfamily="monospace")
+        axis.set_title(_plain(effect_map.name), loc="left", pad=2.5)
         axis.set_yticks(np.arange(n_rows), [_plain(row) for row in effect_map.rows])
         axis.tick_params(axis="y", length=0, pad=2)
     for axis in axes[:-1]:
         axis.tick_params(axis="x", length=0)
     axes[-1].set_xlabel("layer", labelpad=1.5)
     clipped = any(np.nanmax(np.abs(m.values(quantity))) > limit for m in flow)
-    _colour_bar(figure, mesh, list(axes), quantity, clipped=clipped)
+    _colour_bar(figure, mesh, list(axes), quantity, axes_inches=0.135 * n_rows * len(flow), clipped=clipped)
     return figure
 
 
@@ -104,11 +104,11 @@ def _heads_figure(effect_map: EffectMap, quantity: Quantity, limit: float) -> Fi
     figure = _figure(0.85 + height)
     axis = figure.subplots()
     mesh = _draw(axis, effect_map, quantity, limit)
-    axis.set_title(_plain(f"z at {effect_map.name}"), loc="left", pad=2.5, fontfamily="monospace")
+    axis.set_title(_plain(f"z at {effect_map.name}"), loc="left", pad=2.5)
     axis.set_yticks(_ticks(n_heads, 8))
     axis.set_ylabel("head", labelpad=2)
     axis.set_xlabel("layer", labelpad=1.5)
-    _colour_bar(figure, mesh, [axis], quantity)
+    _colour_bar(figure, mesh, [axis], quantity, axes_inches=height)
     return figure
 
 
@@ -126,6 +126,7 @@ def _draw(axis: Axes, effect_map: EffectMap, quantity: Quantity, limit: float) -
     from matplotlib.colors import LinearSegmentedColormap
 
     n_rows, n_layers = len(effect_map.rows), len(effect_map.layers)
+    lined = max(n_rows, n_layers) <= 48  # lines between smaller squares would outweigh them
     values = np.ma.masked_invalid(effect_map.values(quantity))
     mesh = axis.pcolormesh(
         np.arange(n_layers + 1) - 0.5,
@@ -134,8 +135,9 @@ def _draw(axis: Axes, effect_map: EffectMap, quantity: Quantity, limit: float) -
         cmap=LinearSegmentedColormap.from_list("relscope", COLOURS),
         vmin=-limit,
         vmax=limit,
-        edgecolors="white",
-        linewidth=0.25,
+        edgecolors="white" if lined else "none",
+        linewidth=0.25 if lined else 0,
+        antialiased=lined,  # unlined squares would let the ground shine through their seams
         rasterized=n_rows * n_layers > 4000,  # a page with more small squares opens slowly
     )
     axis.patch.set(facecolor="#e9e9e9", hatch="//////", edgecolor="#9a9a9a")  # shows where a site is missing
@@ -146,15 +148,24 @@ def _draw(axis: Axes, effect_map: EffectMap, quantity: Quantity, limit: float) -
     return mesh
 
 
-def _colour_bar(figure: Figure, mesh: Any, axes: list[Axes], quantity: Quantity, *, clipped: bool = False) -> None:
+def _colour_bar(
+    figure: Figure,
+    mesh: Any,
+    axes: list[Axes],
+    quantity: Quantity,
+    *,
+    axes_inches: float,
+    clipped: bool = False,
+) -> None:
+    """A bar below `axes`, which are `axes_inches` high together; equally long and thick in every figure."""
     from matplotlib.ticker import MaxNLocator
 
     bar = figure.colorbar(
         mesh,
         ax=axes,
         location="bottom",
-        fraction=BAR_INCHES / figure.get_figheight(),
-        aspect=2.2 / BAR_INCHES,
+        fraction=BAR_INCHES / axes_inches,
+        aspect=2.4 / BAR_INCHES,
         pad=0.02,
         extend="both" if clipped else "neither",
         extendfrac=0.03,
@@ -174,7 +185,8 @@ def _ticks(n: int, most: int) -> list[int]:
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib reads a formula between two dollar signs
+    short = text if len(text) <= 24 else text[:23] + "…"
+    return short.replace("$", r"\$")  # matplotlib reads a formula between two dollar signs
 
 
 def _file_name(text: str) -> str:
@@ -190,4 +202,5 @@ def _save(figure: Figure, path: Path) -> Path:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=target.suffix[1:], **options)
         write_whole(target, buffer.getvalue())
+        figure.set_layout_engine("none")  # keeps the places found by the first drawing, and spares a second search
     return path

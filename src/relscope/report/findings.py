@@ -21,6 +21,8 @@ STRONGEST = 10
 PLACES = {
     "query": "at the query",
     "document": "at the document",
+    "document_a": "at document A",
+    "document_b": "at document B",
     "instruction": "at the instruction",
     "last": "at the last token",
     "all": "at all tokens",
@@ -149,9 +151,7 @@ def _strongest_places(effect_map: EffectMap, cells: list[Cell], quantity: Quanti
     best, others = cells[0], cells[1:3]
     name = words.COMPONENTS.get(effect_map.name, effect_map.name)
     title = f"{name}: largest at layer {best.layer}, {place(best.row)}"
-    text = f"{best.shown(quantity)}, an effect of {estimate(best.effect)} logits, " if quantity == "ie" else ""
-    text = text or f"An {best.shown(quantity)} logits, "
-    text += f"the largest of {words.count(len(cells), 'layer × region site')}"
+    text = f"{_amount(best, quantity)}, the largest of {words.count(len(cells), 'layer × region site')}"
     if not excludes_zero(best.value(quantity)) and np.isfinite(best.value(quantity).low):
         text += "; its interval includes 0, so even this one may be noise"
     text += "."

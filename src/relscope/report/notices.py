@@ -26,13 +26,12 @@ def notices(contents: Contents) -> list[Notice]:
     found = []
     quality, manifest = contents.quality, contents.manifest
     if quality is not None and quality.at_chance:
-        found.append(
-            Notice(
-                "alarm",
-                "The verdicts are not better than chance, so the effects mean little",
-                quality.sentence,
-            )
+        title = (
+            "One query cannot tell the verdicts from chance"
+            if quality.n_queries < 2
+            else "The verdicts are not better than chance, so the effects mean little"
         )
+        found.append(Notice("alarm", title, quality.sentence))
     if contents.complete and not any(not pair.filtered for pair in manifest.pairs):
         found.append(
             Notice(
@@ -46,7 +45,7 @@ def notices(contents: Contents) -> list[Notice]:
             Notice(
                 "warn",
                 "This run is not complete",
-                "What follows is computed from the rows stored so far and may change. Of the sites seen so far:",
+                "What follows is computed from the rows stored so far and may change.",
                 tuple(step.words for step in contents.progress),
             )
         )
@@ -56,8 +55,8 @@ def notices(contents: Contents) -> list[Notice]:
             Notice(
                 "warn",
                 f"{words.count(len(failed), 'check')} of the model failed",
-                "The section on verdict quality lists all checks. Failed:",
-                tuple(lint.name for lint in failed),
+                "What depends on it is in doubt; the section on verdict quality lists all checks.",
+                tuple(f"{lint.name}: {lint.message}" if lint.message else lint.name for lint in failed),
             )
         )
     if 1 <= contents.n_queries < FEW_QUERIES:

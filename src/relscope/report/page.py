@@ -35,7 +35,6 @@ SECTIONS = (
     ("data", "Data"),
     ("manifest", "Manifest"),
 )
-RUN_WORDS = {"clean": "with the relevant document", "corrupted": "with the other document"}
 MOST_MANIFEST_ENTRIES = 500
 MOST_PARTS_LISTED = 12
 
@@ -56,6 +55,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
     manifest = contents.manifest
     judged = contents.rows[contents.rows["experiment"] == "judge"]
     experiments = [step.experiment for step in contents.progress if step.stored]
+    runs = facts.runs_in_words(manifest)
     histogram = verdicts.histogram(judged) if len(judged) else None
     directions, plots = _directions(contents)
     parts = downloads.row_parts(run_dir)
@@ -69,9 +69,11 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "findings": contents.findings,
         "tiles": views.quality_tiles(contents.quality) if contents.quality else [],
         "quality_sentence": contents.quality.sentence if contents.quality else "",
-        "histogram_label": views.histogram_label(judged) if len(judged) else "",
+        "histogram_label": views.histogram_label(judged, runs) if len(judged) else "",
         "histogram_rows": views.histogram_rows(histogram) if histogram else [],
-        "lints": manifest.lints,
+        "runs": runs,
+        "failed_lints": [lint for lint in manifest.lints if not lint.ok],
+        "passed_lints": [lint for lint in manifest.lints if lint.ok],
         "exclusions": facts.exclusion_groups(manifest),
         "exclusion_words": _exclusion_words(manifest),
         "stage_words": words.REASONS,
@@ -82,6 +84,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "flow_empty": _empty_words(contents, "flow"),
         "heads_empty": _empty_words(contents, "heads"),
         "quantity_words": views.QUANTITY_WORDS[contents.scale.quantity],
+        "shows_ie": contents.scale.quantity == "ie",
         "scale_words": _scale_words(contents),
         "colours": COLOURS,
         "limits": {name: _limit_words(limit) for name, limit in _limits(contents).items()},
@@ -101,6 +104,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
             "zoom": contents.scale.zoom_helps,
             "maps": plots,
             "verdicts": histogram,
+            "runs": runs,
         },
         "draws": bool(plots) or histogram is not None,
         "css": _own("report.css"),
@@ -194,6 +198,7 @@ def _empty_words(contents: Contents, experiment: str) -> str:
 
 def _samples(manifest: Manifest) -> list[dict[str, Any]]:
     """The prompt samples, the clean and the corrupted prompt of a pair together."""
+    runs = facts.runs_in_words(manifest)
     query_of = {pair.pair_id: pair.query_text for pair in manifest.pairs}
     pairs: dict[str, dict[str, Any]] = {}
     for sample in manifest.prompt_samples:
@@ -202,7 +207,7 @@ def _samples(manifest: Manifest) -> list[dict[str, Any]]:
             {"pair_id": sample.pair_id, "query_text": query_of.get(sample.pair_id, ""), "prompts": []},
         )
         segments = [views.segment_view(segment) for segment in sample.segments]
-        entry["prompts"].append({"run": sample.run, "words": RUN_WORDS[sample.run], "segments": segments})
+        entry["prompts"].append({"run": sample.run, "words": f"with the {runs[sample.run]}", "segments": segments})
     return list(pairs.values())
 
 

@@ -1,4 +1,4 @@
-"""How are the verdicts spread? Counts of logit differences, for the relevant and for the other documents."""
+"""How are the verdicts spread? Counts of logit differences, for clean and for corrupted prompts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def histogram(judged: pd.DataFrame) -> dict[str, Any]:
 
     Returns
     -------
-    `edges` [bin + 1] in logits, one of them exactly 0 (where yes turns into no), and the counts `positive`
-    and `negative` [bin].
+    `edges` [bin + 1] in logits, one of them exactly 0 (where yes turns into no), and the counts `clean`
+    and `corrupted` [bin].
     """
     positive = judged["ld_clean"].to_numpy(dtype=np.float64)
     negative = judged["ld_corrupted"].to_numpy(dtype=np.float64)
@@ -28,8 +28,8 @@ def histogram(judged: pd.DataFrame) -> dict[str, Any]:
     edges = np.arange(first, last + 1) * width
     return {
         "edges": [float(f"{edge:.6g}") for edge in edges],
-        "positive": [int(n) for n in np.histogram(positive, edges)[0]],
-        "negative": [int(n) for n in np.histogram(negative, edges)[0]],
+        "clean": [int(n) for n in np.histogram(positive, edges)[0]],
+        "corrupted": [int(n) for n in np.histogram(negative, edges)[0]],
     }
 
 

@@ -6,7 +6,7 @@ as safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ QUANTITY_WORDS = {
 QUALITY_WORDS = (
     ("accuracy", "Accuracy", "share of the verdicts that are right", 0.5),
     ("f1", "F1", "of the verdict yes; always saying yes gives 0.67", 2 / 3),
-    ("roc_auc", "ROC AUC", "a relevant document above any other one", 0.5),
-    ("paired_accuracy", "Paired accuracy", "pairs whose relevant document has the higher LD", 0.5),
+    ("roc_auc", "ROC AUC", "a clean prompt's LD above any corrupted one's", 0.5),
+    ("paired_accuracy", "Paired accuracy", "pairs whose clean prompt has the higher LD", 0.5),
 )
 
 
@@ -75,26 +75,26 @@ def histogram_rows(histogram: dict[str, Any]) -> list[dict[str, str]]:
     """The bins that hold a verdict, as table rows."""
     edges = histogram["edges"]
     decimals = max(len(f"{edge:g}".partition(".")[2]) for edge in edges)
-    counts = zip(edges[:-1], edges[1:], histogram["positive"], histogram["negative"], strict=True)
+    counts = zip(edges[:-1], edges[1:], histogram["clean"], histogram["corrupted"], strict=True)
     return [
         {
             "low": words.number(low, decimals),
             "high": words.number(high, decimals),
-            "positive": f"{positive:,}",
-            "negative": f"{negative:,}",
+            "clean": f"{clean:,}",
+            "corrupted": f"{corrupted:,}",
         }
-        for low, high, positive, negative in counts
-        if positive or negative
+        for low, high, clean, corrupted in counts
+        if clean or corrupted
     ]
 
 
-def histogram_label(judged: pd.DataFrame) -> str:
-    """What the histogram shows, for a reader who does not see it."""
+def histogram_label(judged: pd.DataFrame, runs: Mapping[str, str]) -> str:
+    """What the histogram shows, for a reader who does not see it; `runs` names clean and corrupted."""
     parts = []
-    for column, name in (("ld_clean", "relevant"), ("ld_corrupted", "other")):
-        values = judged[column].to_numpy(dtype=np.float64)
+    for run, name in runs.items():
+        values = judged[f"ld_{run}"].to_numpy(dtype=np.float64)
         parts.append(
-            f"{name} documents: mean {words.number(values.mean())}, from {words.number(values.min())} "
+            f"{name}: mean {words.number(values.mean())}, from {words.number(values.min())} "
             f"to {words.number(values.max())}"
         )
     return "Histogram of logit differences; " + "; ".join(parts) + "."

@@ -1,7 +1,17 @@
 """The study: one frozen configuration, run to rows; and what can be asked before it runs."""
 
 from relscope.study.checking import ModelCheck, check_model
-from relscope.study.config import Experiments, Flow, Heads, Negatives, StudyConfig, read_yaml
+from relscope.study.config import (
+    EXPERIMENTS,
+    Experiments,
+    Flow,
+    Heads,
+    Negatives,
+    StudyConfig,
+    experiment_options,
+    prompt_fields,
+    read_yaml,
+)
 from relscope.study.judging import Judgement, judge_pairs, quality_of
 from relscope.study.plan import Plan, plan_study
 from relscope.study.prepare import Prepared, Progress, Silent, prepare, render_prompts
@@ -9,6 +19,7 @@ from relscope.study.prepare import print_prompt as show_prompt
 from relscope.study.run import run_study
 
 __all__ = [
+    "EXPERIMENTS",
     "Experiments",
     "Flow",
     "Heads",
@@ -21,9 +32,11 @@ __all__ = [
     "Silent",
     "StudyConfig",
     "check_model",
+    "experiment_options",
     "judge_pairs",
     "plan_study",
     "prepare",
+    "prompt_fields",
     "quality_of",
     "read_yaml",
     "render_prompts",

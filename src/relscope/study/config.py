@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,9 @@ from relscope.interventions import DEFAULT_MEMORY_BYTES, LAYER_COMPONENTS, Site,
 from relscope.prompts import DEFAULT_REGIONS, REGIONS, PromptTemplate
 
 DEFAULT_HEAD_REGIONS = ("query", "instruction", "last")
+EXPERIMENTS = ("flow", "heads")
+PAIRWISE_PARTS = ("document_a", "document_b")
+PROMPTS = ("pointwise-dqi", "pointwise-qdi", "pointwise-idq", "pairwise-dqi", "pairwise-idq")
 _UNITS = {
     "": 1,
     "b": 1,
@@ -40,30 +44,73 @@ def nearest(name: str, known: tuple[str, ...]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
 
 
-def _regions(value: Any) -> Any:
-    for region in value if isinstance(value, list | tuple) else ():
-        if region not in REGIONS:
-            raise ValueError(f"region {region!r} does not exist: {nearest(str(region), REGIONS)}")
-    return tuple(value) if isinstance(value, list) else value
+def experiment_options(value: Any) -> dict[str, Any]:
+    """The chosen experiments with their options, from any of the ways to write them in YAML.
+
+    `flow`, `[flow, heads]`, `{flow: {regions: [last]}, heads: }`, or a list of such mappings.
+
+    Raises:
+        InputError: an experiment that does not exist, or options that are no mapping.
+    """
+    chosen: dict[str, Any] = {}
+    for item in value if isinstance(value, list | tuple) else [value]:
+        for name, options in item.items() if isinstance(item, Mapping) else [(item, None)]:
+            if name not in EXPERIMENTS:
+                raise InputError(f"experiment {name!r} does not exist: {nearest(str(name), EXPERIMENTS)}")
+            if options is not None and not isinstance(options, Mapping):
+                raise InputError(
+                    f"experiment {name}: a mapping of options is needed, such as 'regions: [last]', not {options!r}"
+                )
+            chosen[name] = dict(options or {})
+    return chosen
 
 
-def _components(value: Any) -> Any:
-    for component in value if isinstance(value, list | tuple) else ():
-        if component not in LAYER_COMPONENTS:
-            raise ValueError(f"component {component!r} does not exist: {nearest(str(component), LAYER_COMPONENTS)}")
-    return tuple(value) if isinstance(value, list) else value
+def prompt_fields(prompt: str) -> dict[str, Any]:
+    """The fields of a prompt that is given by its name, such as "pairwise-idq", or as a YAML file.
+
+    Raises:
+        InputError: there is no such prompt, or the file cannot be used.
+    """
+    if prompt.endswith((".yaml", ".yml")):
+        PromptTemplate.from_yaml(prompt)  # so that whatever is wrong is said of this file
+        return read_yaml(prompt)
+    prompt_format, _, order = prompt.partition("-")
+    order = order or "dqi"
+    if f"{prompt_format}-{order}" not in PROMPTS:
+        raise InputError(f"prompt: {prompt!r} does not exist: {nearest(prompt, PROMPTS)} (or give a FILE.yaml)")
+    return {"format": prompt_format, "order": order}
+
+
+def _names(kind: str, known: tuple[str, ...], value: Any) -> Any:
+    """Names of one kind, each once, from a list or a single one."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        raise ValueError(f"a list of names is needed, such as [{known[0]}, {known[1]}], not {value!r}")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{kind} {name!r} does not exist: {nearest(str(name), known)}")
+    return tuple(dict.fromkeys(names))
 
 
 def _bytes(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    parsed = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", value)
+    parsed = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
     if parsed is None or parsed[2].lower() not in _UNITS:
         raise ValueError(f"{value!r} is no amount of memory; write for example 1GiB or 500MiB")
     return int(float(parsed[1]) * _UNITS[parsed[2].lower()])
 
 
-Regions = Annotated[tuple[str, ...], BeforeValidator(_regions), Field(min_length=1)]
+def _negatives(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _prompt(value: Any) -> Any:
+    return prompt_fields(value) if isinstance(value, str) else value
+
+
+Regions = Annotated[tuple[str, ...], BeforeValidator(partial(_names, "region", REGIONS))]
+Components = Annotated[tuple[str, ...], BeforeValidator(partial(_names, "component", LAYER_COMPONENTS))]
 
 
 class _Section(BaseModel):
@@ -74,8 +121,8 @@ class Negatives(_Section):
     """Which negative documents a query is paired with."""
 
     kind: Literal["hard", "random"] = "hard"
-    per_query: int = Field(default=1, ge=1)
-    depth: int = Field(default=100, ge=1)
+    per_query: int = Field(default=1, ge=1, strict=True)
+    depth: int = Field(default=100, ge=1, strict=True)
     """Hard negatives are drawn from so many top documents of BM25 (or of the collection's run)."""
 
 
@@ -83,7 +130,7 @@ class Flow(_Section):
     """Experiment `flow`: whole components of a layer, at regions (experiment 1 of the paper)."""
 
     regions: Regions = DEFAULT_REGIONS
-    components: Annotated[tuple[str, ...], BeforeValidator(_components), Field(min_length=1)] = LAYER_COMPONENTS
+    components: Components = LAYER_COMPONENTS
 
 
 class Heads(_Section):
@@ -101,17 +148,7 @@ class Experiments(_Section):
     @model_validator(mode="before")
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
-        names = [value] if isinstance(value, str) else value
-        if isinstance(names, list | tuple):
-            for name in names:
-                if name not in cls.model_fields:
-                    raise ValueError(
-                        f"experiment {name!r} does not exist: {nearest(str(name), tuple(cls.model_fields))}"
-                    )
-            return {name: {} for name in names}
-        if isinstance(value, Mapping):
-            return {name: {} if options is None else options for name, options in value.items()}
-        return value
+        return experiment_options(value) if isinstance(value, str | list | tuple) else value
 
     @model_validator(mode="after")
     def _something(self) -> Experiments:
@@ -130,37 +167,56 @@ class StudyConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     data: str = "demo"
-    negatives: Negatives = Negatives()
-    pairs: int | None = Field(default=None, ge=1)
+    negatives: Annotated[Negatives, BeforeValidator(_negatives)] = Negatives()
+    pairs: int | None = Field(default=None, ge=1, strict=True)
     """At most so many pairs, the first ones; None: all."""
     filter: Literal["all", "correct"] = "all"
     """`correct`: patch only pairs whose two verdicts are both right (the paper's choice)."""
-    prompt: PromptTemplate = PromptTemplate()
+    prompt: Annotated[PromptTemplate, BeforeValidator(_prompt)] = PromptTemplate()
     experiments: Experiments = Experiments(flow=Flow(), heads=Heads())
     direction: Literal["denoise", "noise"] = "denoise"
-    seed: int = Field(default=0, ge=0)
-    memory: Annotated[int, BeforeValidator(_bytes), Field(ge=1)] = DEFAULT_MEMORY_BYTES
+    seed: int = Field(default=0, ge=0, strict=True)
+    memory: Annotated[int, BeforeValidator(_bytes), Field(ge=1, strict=True)] = DEFAULT_MEMORY_BYTES
     """Bound on the patched activations held at once, in bytes or as text such as "1GiB"."""
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
             raise InputError("; ".join(_problems(error))) from None
 
+    @model_validator(mode="after")
+    def _prompts_have_regions(self) -> StudyConfig:
+        for name, experiment in (("flow", self.experiments.flow), ("heads", self.experiments.heads)):
+            for region in () if experiment is None else experiment.regions:
+                if self.prompt.format == "pointwise" and region.partition(".")[0] in PAIRWISE_PARTS:
+                    raise ValueError(
+                        f"experiments.{name}.regions: region {region!r} does not exist in a pointwise prompt, which "
+                        "has one document: use 'document', or a pairwise prompt"
+                    )
+        return self
+
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any], source: str) -> StudyConfig:
-        """Build from what a YAML file holds; `source` begins every error message."""
+        """Build from what a YAML file holds; `source` begins every error message.
+
+        A field without a value has its default; an experiment without a value runs with its defaults.
+        """
         if not isinstance(fields, Mapping):
             raise InputError(f"{source}: a mapping of fields is needed, such as 'model: smollm2-135m'")
+        given = {str(name): v for name, v in fields.items() if v is not None or name not in cls.model_fields}
         try:
-            return cls(**{str(name): value for name, value in fields.items()})
+            if isinstance(given.get("experiments"), Mapping):
+                given["experiments"] = experiment_options(given["experiments"])
+            return cls(**given)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what the rows mean, as plain JSON values."""
-        return self.model_dump(mode="json", exclude=_NOT_IDENTITY | {"prompt"})
+        fields = self.model_dump(mode="json", exclude=_NOT_IDENTITY | {"prompt"})
+        fields["experiments"] = {name: chosen for name, chosen in fields["experiments"].items() if chosen is not None}
+        return fields
 
     def sampling(self) -> NegativeSampling:
         """How negatives are drawn; the study's seed decides."""
@@ -202,20 +258,19 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def _problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         path = [str(part) for part in problem["loc"]]
+        given = problem["input"]
+        message = problem["msg"]
         if problem["type"] == "extra_forbidden":
-            known = _fields_at(path[:-1])
-            yield f"unknown field {'.'.join(path)!r}: {nearest(path[-1], known)}"
+            yield f"unknown field {'.'.join(path)!r}: {nearest(path[-1], _fields_at(path[:-1]))}"
             continue
-        message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "literal_error":
-            expected = str(problem["ctx"]["expected"])
-            message = f"{problem['input']!r} does not exist: {nearest(str(problem['input']), _quoted(expected))}"
-        field = ".".join(path)
-        yield f"{field}: {message}" if field else message
-
-
-def _quoted(expected: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"'([^']*)'", expected))
+            known = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))
+            message = f"{given!r} does not exist: {nearest(str(given), tuple(known))}"
+        elif problem["type"] == "model_type":
+            message = f"a mapping of {', '.join(_fields_at(path))} is needed, not {given!r}"
+        elif problem["type"] != "value_error":
+            message = f"{message.replace('Input should', 'should', 1)}, not {given!r}"
+        yield ": ".join([".".join(path)] * bool(path) + [message.removeprefix("Value error, ")])
 
 
 def _fields_at(path: list[str]) -> tuple[str, ...]:

@@ -78,11 +78,11 @@ def judge_pairs(config: StudyConfig, progress: Progress | None = None) -> Judgem
             "ld_corrupted": [corrupted for _, corrupted in values],
         }
     )
-    quality = judge_quality(frame, dict(zip(frame["pair_id"], frame["query_id"], strict=True)), seed=config.seed)
+    quality = judge_quality(frame, dict(zip(frame["pair_id"], frame["query_id"], strict=True)))
     n_excluded = len(prepared.exclusions) + len(prepared.loaded.refused)
     return Judgement(frame, quality, n_excluded, lints_of(prepared, config))
 
 
 def quality_of(run: Run) -> JudgeQuality:
     """The quality of a run's stored verdicts."""
-    return judge_quality(run.rows("judge"), run.manifest.query_of, seed=run.manifest.seeds["seed"])
+    return judge_quality(run.rows("judge"), run.manifest.query_of)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-import relscope
 from relscope.models import VerdictLint
 from relscope.prompts import Prompt
 from relscope.results import ExclusionRecord, Lint, Manifest, PairRecord, PromptSample, Segment
 from relscope.study.config import StudyConfig
 from relscope.study.prepare import Prepared
+from relscope.version import __version__
 
 _N_SAMPLES = 3
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "pandas", "pyarrow", "bm25s")
@@ -72,7 +72,7 @@ def _identity(config: StudyConfig, prepared: Prepared) -> dict[str, Any]:
             "n_cut": prepared.loaded.n_cut,
         },
         "prompt": {**config.prompt.model_dump(mode="json"), "token_sha256": prepared.token_sha256},
-        "relscope_version": relscope.__version__,
+        "relscope_version": __version__,
     }
 
 

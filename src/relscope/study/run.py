@@ -14,7 +14,6 @@ import pandas as pd
 import pyarrow as pa
 
 from relscope.analysis import judge_quality
-from relscope.errors import InputError
 from relscope.interventions import PatchedPair, Site, patch_cost, patch_pair
 from relscope.prompts import AlignedPair
 from relscope.results import KEY_COLUMNS, SCHEMA, ExclusionRecord, Run, create_or_resume
@@ -39,7 +38,11 @@ def run_study(config: StudyConfig, out: str | Path, progress: Progress | None = 
     """
     progress = Silent() if progress is None else progress
     prepared = prepare(config, progress)
-    manifest = new_manifest(config, prepared, lints_of(prepared, config))
+    lints = lints_of(prepared, config)
+    for lint in lints:
+        if not lint.ok:
+            progress.warn(lint.message)
+    manifest = new_manifest(config, prepared, lints)
     with create_or_resume(Path(out), manifest) as run:
         # A finished run that is given again is checked and left as it is.
         _judge(run, prepared, progress)
@@ -78,7 +81,7 @@ def _judge(run: Run, prepared: Prepared, progress: Progress) -> None:
 def _filter(run: Run, prepared: Prepared, config: StudyConfig, progress: Progress) -> list[AlignedPair]:
     """The pairs to patch; the others become exclusions of the manifest. Warns of a model that judges at chance."""
     judged = run.rows("judge")
-    quality = judge_quality(judged, run.manifest.query_of, seed=config.seed)
+    quality = judge_quality(judged, run.manifest.query_of)
     if quality.at_chance:
         progress.warn(quality.sentence)
     if config.filter == "all":
@@ -112,7 +115,6 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
     """Patch what is not stored yet, pair by pair; the experiments of one pair share its recorded runs."""
     judge, restart = prepared.judge, prepared.contract.restartable
     wanted = config.sites(judge.shape.n_layers, judge.shape.n_heads)
-    _check_regions(pairs, wanted)
     stored = {experiment: _stored_sites(run, experiment) for experiment in wanted}
     todo = {
         pair.pair_id: [
@@ -154,17 +156,6 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
         for experiment in dict.fromkeys(experiments):
             chosen = [i for i, name in enumerate(experiments) if name == experiment]
             run.write_part(experiment, _table(experiment, patched, sites, chosen, config.direction))
-
-
-def _check_regions(pairs: list[AlignedPair], wanted: dict[str, list[Site]]) -> None:
-    """Refuse a region that the prompts do not have before anything is computed."""
-    for pair in pairs[:1]:
-        for experiment, sites in wanted.items():
-            for region in dict.fromkeys(site.region for site in sites):
-                try:
-                    pair.clean.region(region)
-                except InputError as error:
-                    raise InputError(f"experiments.{experiment}.regions: {error}") from None
 
 
 def _stored_sites(run: Run, experiment: str) -> dict[str, set[Site]]:

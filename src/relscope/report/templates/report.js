@@ -43,18 +43,26 @@
     }
   }
 
+  // On paper the page is narrower than on the screen, and no event says how wide: every plot keeps its share of it.
+  const PAPER = 680;
+  let printing = false;
+  function widthOf(node) {
+    const width = node.getBoundingClientRect().width;
+    return Math.floor(printing ? (PAPER * width) / document.getElementById("main").clientWidth : width);
+  }
+
   function baseLayout(width, height, margin) {
     return {
       width: width, height: height, margin: margin, autosize: false, dragmode: false, showlegend: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("ink") },
-      hoverlabel: { bgcolor: colour("paper"), bordercolor: colour("muted"), font: { color: colour("ink"), size: 13 }, align: "left", namelength: -1 },
+      hoverlabel: { bgcolor: colour("paper"), bordercolor: colour("muted"), font: { family: getComputedStyle(document.body).fontFamily, color: colour("ink"), size: 13 }, align: "left", namelength: -1 },
     };
   }
 
   function drawMap(map) {
     const node = document.getElementById(map.id);
-    const width = Math.floor(node.getBoundingClientRect().width);
+    const width = widthOf(node);
     const rows = map.rows.length, columns = map.layers.length, flow = map.kind === "flow";
     const longest = Math.max(...map.rows.map((row) => row.length));
     const margin = { l: flow ? Math.round(7 * longest + 12) : 38, r: 4, t: 4, b: 38 };
@@ -62,7 +70,8 @@
     const cell = inner / columns;
     const tall = flow ? 26 * rows : Math.min(440, Math.max(11 * rows, Math.min(cell, 26) * rows, 60));
     const limit = limits[flow ? flowLimit : "heads"];
-    const gap = cell < 7 ? 0.5 : 1;
+    const side = Math.min(cell, tall / rows);
+    const gap = side < 5 ? 0 : side < 7 ? 0.5 : 1;
     const trace = {
       type: "heatmap", x: map.layers, y: map.rows.map((_, i) => i), z: map.cells[data.quantity],
       text: map.rows.map((_, i) => map.layers.map((_, j) => hoverText(map, i, j))),
@@ -88,7 +97,7 @@
 
   function drawVerdicts(verdicts) {
     const node = document.getElementById("plot-verdicts");
-    const width = Math.floor(node.getBoundingClientRect().width);
+    const width = widthOf(node);
     const margin = { l: 46, r: 4, t: 8, b: 44 };
     const edges = verdicts.edges, centres = edges.slice(1).map((edge, i) => (edge + edges[i]) / 2);
     const decimals = Math.min(4, Math.max(0, ...edges.map((edge) => (String(edge).split(".")[1] || "").length)));
@@ -99,7 +108,7 @@
       hovertext: counts.map((n, i) => "<b>" + name + "</b><br>" + between(i) + "<br>n = " + n),
       hovertemplate: "%{hovertext}<extra></extra>",
     });
-    const most = Math.max(1, ...verdicts.positive, ...verdicts.negative);
+    const most = Math.max(1, ...verdicts.clean, ...verdicts.corrupted);
     const every = step(most, 90, 24);
     const ticks = [];
     for (let n = 0; n <= most; n += every) ticks.push(n);
@@ -108,13 +117,13 @@
     layout.bargap = 0;
     layout.xaxis = { fixedrange: true, title: { text: "logit difference of the verdict", standoff: 8 }, zeroline: false, showgrid: false, range: [edges[0], edges[edges.length - 1]] };
     layout.yaxis = {
-      fixedrange: true, title: { text: "documents", standoff: 6 }, range: [-1.18 * most, 1.18 * most], gridcolor: colour("line"), zerolinecolor: colour("muted"),
+      fixedrange: true, title: { text: "verdicts", standoff: 6 }, range: [-1.18 * most, 1.18 * most], gridcolor: colour("line"), zerolinecolor: colour("muted"),
       tickvals: [...ticks.slice(1).map((n) => -n).reverse(), ...ticks], ticktext: [...ticks.slice(1).reverse(), ...ticks].map(String),
     };
     layout.shapes = [{ type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: colour("ink"), width: 1, dash: "dot" } }];
     const note = (text, y, anchor) => ({ text: text, xref: "paper", yref: "paper", x: 0.004, y: y, xanchor: "left", yanchor: anchor, showarrow: false, bgcolor: colour("paper"), borderpad: 2, font: { size: 12.5, color: colour("ink") } });
-    layout.annotations = [note("relevant documents", 1, "top"), note("other documents", 0, "bottom")];
-    return Plotly.react(node, [bar(verdicts.positive, 1, "relevant documents", "positive", ""), bar(verdicts.negative, -1, "other documents", "negative", "/")], layout, config);
+    layout.annotations = [note(data.runs.clean, 1, "top"), note(data.runs.corrupted, 0, "bottom")];
+    return Plotly.react(node, [bar(verdicts.clean, 1, data.runs.clean, "positive", ""), bar(verdicts.corrupted, -1, data.runs.corrupted, "negative", "/")], layout, config);
   }
 
   function draw() {
@@ -159,7 +168,7 @@
   document.querySelectorAll(".heads-list").forEach((table) => {
     const node = document.getElementById(table.dataset.map);
     table.querySelectorAll("tr[data-layer]").forEach((row) => {
-      row.addEventListener("mouseenter", () => Plotly.Fx.hover(node, [{ curveNumber: 0, pointNumber: [Number(row.dataset.head), Number(row.dataset.layer)] }]));
+      row.addEventListener("mouseenter", () => Plotly.Fx.hover(node, { xval: Number(row.dataset.layer), yval: Number(row.dataset.head) }, "xy"));
       row.addEventListener("mouseleave", () => Plotly.Fx.unhover(node));
     });
   });
@@ -171,5 +180,7 @@
     pending = setTimeout(draw, 120);
   });
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  window.addEventListener("beforeprint", () => { printing = true; draw(); });
+  window.addEventListener("afterprint", () => { printing = false; draw(); });
   draw();
 })();

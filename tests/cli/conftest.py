@@ -1,0 +1,38 @@
+"""The command line in this process, and the tiny model to give it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import Command, Outcome
+from tiny_study import tiny_model_folder
+
+from relscope.cli import main
+
+__all__ = ["tiny_model_folder"]
+
+
+@pytest.fixture
+def relscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `relscope WORDS...` in this process."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets one
+
+    def call(*words: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["relscope", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return Outcome(int(end.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def short_prompt(tmp_path: Path) -> Path:
+    """A prompt file that keeps documents short."""
+    path = tmp_path / "short.yaml"
+    path.write_text("max_document_tokens: 24\n")
+    return path

@@ -1,0 +1,248 @@
+"""The page in a real browser, without a network: it draws, it answers the pointer, and it fits a phone."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from conftest import changed_run, page_only
+from relscope.analysis import site_effects
+from relscope.report import words
+from relscope.results import open_run
+from synthetic import write_synthetic_run
+
+REQUIRED = bool(os.environ.get("RELSCOPE_REQUIRE_CHROMIUM"))
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None and not REQUIRED:
+        pytest.skip("no Chromium on this machine: install Debian's chromium")
+    assert path is not None, "RELSCOPE_REQUIRE_CHROMIUM is set, but there is no Chromium"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+class Opened:
+    """A report in a tab, with everything that went wrong in it."""
+
+    def __init__(self, browser: Any, report: Path, width: int = 1280, scheme: str = "light") -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True, accept_downloads=True
+        )
+        self.tab = self.context.new_page()
+        self.problems: list[str] = []
+        self.tab.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
+        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.tab.on("dialog", lambda dialog: (self.problems.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.tab.on("request", self._requested)
+        self.requests: list[str] = []
+        self.tab.goto(report.as_uri())
+        # Drawing takes a second; a machine that is busy with other tests may need far longer.
+        self.tab.wait_for_selector("html[data-plots=drawn]", timeout=120_000)
+
+    def _requested(self, request: Any) -> None:
+        self.requests.append(request.url)
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def point_at(self, identifier: str, column: int, row: int) -> str:
+        """Move the pointer onto a square of a map; returns the text of the label that appears."""
+        square = self.tab.evaluate(
+            """([id, column, row]) => {
+                const plot = document.getElementById(id), full = plot._fullLayout;
+                plot.scrollIntoView({block: "center", behavior: "instant"});
+                const box = plot.getBoundingClientRect();
+                return [
+                    box.left + full.xaxis._offset + full.xaxis.l2p(column),
+                    box.top + full.yaxis._offset + full.yaxis.l2p(row),
+                ];
+            }""",
+            [identifier, column, row],
+        )
+        self.tab.mouse.move(square[0] - 1, square[1] - 1)
+        self.tab.mouse.move(*square)
+        label = self.tab.locator(f"#{identifier} .hoverlayer .hovertext")
+        label.wait_for(timeout=30_000)
+        return str(label.text_content())
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, report: Path) -> Iterator[Opened]:
+    with Opened(browser, report) as page:
+        yield page
+
+
+def test_the_page_draws_every_map_and_reports_no_problem(opened: Opened) -> None:
+    n_maps = opened.tab.locator(".plot[id^=map-]").count()
+    assert n_maps == 3 + 5
+    assert opened.tab.locator(".plot .heatmaplayer image").count() == n_maps
+    assert opened.tab.locator("#plot-verdicts .barlayer .point").count() > 10
+    assert opened.problems == []
+
+
+def test_nothing_but_the_page_itself_is_requested(opened: Opened, report: Path) -> None:
+    elsewhere = [url for url in opened.requests if not url.startswith(("data:", "blob:"))]
+    assert elsewhere == [report.as_uri()]
+
+
+def test_pointing_at_a_square_shows_its_value_interval_and_number_of_pairs(opened: Opened, run_dir: Path) -> None:
+    run = open_run(run_dir)
+    effects = site_effects(run.rows(), run.manifest.query_of)
+    site = _site(effects, "mlp_out", 3, "document")
+    shown = opened.point_at("map-1", column=3, row=1)
+    assert shown.startswith("layer 3, document")
+    assert f"IE {words.number(site['ie'])} {words.interval(site['ie_low'], site['ie_high'])}" in shown
+    effect = f"{words.number(site['effect'])} {words.interval(site['effect_low'], site['effect_high'])}"
+    assert f"effect {effect} logits" in shown
+    assert shown.endswith("n = 12 pairs of 6 queries")
+
+
+def test_pointing_at_a_head_names_it(opened: Opened, run_dir: Path) -> None:
+    run = open_run(run_dir)
+    effects = site_effects(run.rows(), run.manifest.query_of)
+    heads = effects[effects["head"] == 1]
+    site = _site(heads, "z", 4, "last")
+    shown = opened.point_at("map-6", column=4, row=1)
+    assert shown.startswith("L4H1, last")
+    assert f"IE {words.number(site['ie'])} {words.interval(site['ie_low'], site['ie_high'])}" in shown
+
+
+def test_pointing_at_a_listed_head_shows_its_square(opened: Opened) -> None:
+    row = opened.tab.locator(".heads-list").nth(3).locator("tbody tr").first
+    name = row.locator("th").text_content()
+    row.scroll_into_view_if_needed()
+    row.hover()
+    label = opened.tab.locator("#map-6 .hoverlayer .hovertext")
+    label.wait_for(timeout=30_000)
+    assert str(label.text_content()).startswith(f"{name}, last")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_never_scrolls_sideways(browser: Any, report: Path, width: int) -> None:
+    with Opened(browser, report, width) as page:
+        page.tab.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
+        beyond = page.tab.evaluate(
+            """() => [...document.querySelectorAll("main *, header *")].filter((node) =>
+                !node.closest(".scroll, .visually-hidden, svg, thead")
+                && node.getBoundingClientRect().right > innerWidth + 0.5
+            ).map((node) => node.outerHTML.slice(0, 80))"""
+        )
+        assert beyond == []
+        assert page.problems == []
+
+
+def test_labels_do_not_overlap_on_a_phone_with_32_layers_of_32_heads(browser: Any, tmp_path: Path) -> None:
+    run_dir = write_synthetic_run(
+        tmp_path / "run", n_pairs=4, n_layers=32, n_heads=32, regions=["last", "document.first"]
+    )
+    with Opened(browser, page_only(run_dir), 360) as page:
+        boxes = page.tab.evaluate(
+            """() => [...document.querySelectorAll(".plot")].map((plot) => ["xtick", "ytick"].map((kind) =>
+                [...plot.querySelectorAll("." + kind + " text")].map((text) => {
+                    const box = text.getBoundingClientRect();
+                    return kind === "xtick" ? [box.left, box.right] : [box.top, box.bottom];
+                })))"""
+        )
+        for ticks in (ticks for plot in boxes for ticks in plot):
+            ends = sorted(ticks)
+            assert len(ends) >= 2
+            assert all(one[1] <= next_one[0] for one, next_one in itertools.pairwise(ends))
+        assert page.tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_scale_choice_recolours_all_flow_maps_alike(browser: Any, run_dir: Path, tmp_path: Path) -> None:
+    # a residual stream that reaches far beyond the modules
+    def pale(rows: pd.DataFrame) -> pd.DataFrame:
+        module = rows["component"].isin(["attn_out", "mlp_out"])
+        restored = rows["ld_corrupted"] + 0.1 * (rows["ld_patched"] - rows["ld_corrupted"])
+        return rows.assign(ld_patched=rows["ld_patched"].where(~module, restored))
+
+    with Opened(browser, page_only(changed_run(run_dir, tmp_path / "run", pale))) as page:
+        ends = "[0, 1, 2].map((i) => document.getElementById('map-' + i)._fullData[0].zmax)"
+        legend = page.tab.locator(".legend[data-scale=flow] .legend-high")
+        assert str(legend.text_content()).startswith("≥ +")
+        before = page.tab.evaluate(ends)
+        page.tab.locator("input[value=flow]").check()
+        after = page.tab.evaluate(ends)
+        assert len(set(before)) == len(set(after)) == 1
+        assert after[0] > 5 * before[0]
+        assert legend.text_content() == f"+{after[0]:g}"
+        assert page.problems == []
+
+
+def test_a_saved_file_holds_the_site_effects_as_plain_csv(opened: Opened, run_dir: Path, tmp_path: Path) -> None:
+    with opened.tab.expect_download() as waiting:
+        opened.tab.get_by_role("button", name="Save site_effects.csv").click()
+    assert waiting.value.suggested_filename == "site_effects.csv"
+    waiting.value.save_as(tmp_path / "saved.csv")
+    run = open_run(run_dir)
+    effects = site_effects(run.rows(), run.manifest.query_of)
+    saved = pd.read_csv(tmp_path / "saved.csv")
+    assert saved["effect"].to_numpy() == pytest.approx(effects["effect"].to_numpy(), rel=1e-6)  # seven digits
+
+
+def test_markup_in_a_label_shows_as_text(browser: Any, run_dir: Path, tmp_path: Path) -> None:
+    attack = "<a href='javascript:alert(1)'>x</a>"
+    renamed = changed_run(
+        run_dir,
+        tmp_path / "run",
+        lambda rows: rows.assign(region=rows["region"].cat.rename_categories({"all": attack})),
+    )
+    with Opened(browser, page_only(renamed)) as page:
+        assert page.tab.locator(".plot a").count() == 0
+        assert attack in page.tab.locator("#map-0 .ytick").all_text_contents()[-1]
+        assert page.point_at("map-0", column=1, row=4).startswith(f"layer 1, {attack}")
+        assert page.problems == []
+
+
+@pytest.mark.parametrize("kind", ["empty", "single", "begun"])
+def test_runs_with_little_in_them_open_without_a_problem(
+    browser: Any, run_dir: Path, tmp_path: Path, kind: str
+) -> None:
+    if kind == "single":
+        directory = write_synthetic_run(tmp_path / "run", n_pairs=1)
+    else:
+        kept = ["judge"] if kind == "empty" else []
+        directory = changed_run(
+            run_dir, tmp_path / "run", lambda rows: rows[rows["experiment"].isin(kept)], status="running"
+        )
+    report = page_only(directory)
+    if kind == "begun":  # nothing to draw, so nothing says that it is drawn
+        tab = browser.new_page()
+        problems: list[str] = []
+        tab.on("console", lambda message: problems.append(message.text))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.goto(report.as_uri())
+        assert tab.locator("h1").count() == 1
+        assert problems == []
+        tab.close()
+        return
+    with Opened(browser, report, 360, "dark") as page:
+        assert page.problems == []
+        if kind == "single":
+            assert re.search(r"effect −?\d.\d+ \(one query: no interval\)", page.point_at("map-0", column=0, row=0))
+
+
+def _site(effects: pd.DataFrame, component: str, layer: int, region: str) -> pd.Series[Any]:
+    chosen = (effects["component"] == component) & (effects["layer"] == layer) & (effects["region"] == region)
+    return effects[chosen].iloc[0]
