@@ -19,7 +19,7 @@ demo: $(VENV)/.installed ## the main job, on the embedded model and the bundled 
 	$(BIN)/relscope run examples/demo.yaml --out $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

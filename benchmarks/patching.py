@@ -17,6 +17,7 @@ import time
 import torch
 
 from goals import Z_GOALS, verdict
+from pairs import pairs_of_150_tokens
 from relscope.interventions import all_sites, patch_cost, patch_pair
 from relscope.models import JudgeModel, load_judge
 from relscope.prompts import AlignedPair

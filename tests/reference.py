@@ -136,9 +136,7 @@ class Reference:
             if key not in kept:
                 kept[key] = self.activations(source.ids, *key)
             positions = base.region(site.region)
-            values.append(
-                self.patched(base.ids, pair.answer_ids, *key, site.head, positions, kept[key])
-            )
+            values.append(self.patched(base.ids, pair.answer_ids, *key, site.head, positions, kept[key]))
         return torch.tensor(values, dtype=torch.float64)
 
     def _module(self, component: str, layer: int) -> torch.nn.Module:

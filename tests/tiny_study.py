@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from families import tiny_model
 
+from families import tiny_model
 from relscope.results import KEY_COLUMNS, Run
 from relscope.study import StudyConfig
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from command_line import Command, Outcome
-from tiny_study import tiny_model_folder
 
 from relscope.cli import main
+from tiny_study import tiny_model_folder
 
 __all__ = ["tiny_model_folder"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from command_line import Command
-from tiny_study import SHORT, assert_same_rows, tiny_config
 
 from relscope.interventions import patch_cost
 from relscope.models import Clause, Contract, check_contract
 from relscope.results import open_run
 from relscope.study import Silent, judge_pairs, prepare, run_study
+from tiny_study import SHORT, assert_same_rows, tiny_config
 
 MEASURES = ("accuracy", "f1", "roc_auc", "paired_accuracy")
 

@@ -101,9 +101,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         ("qrels/test.tsv", "1\tD3\t1", "1\tD1\t1", r'line 3: document "D1" is judged twice.* 2 and 1'),
     ],
 )
-def test_a_malformed_line_names_file_line_and_field(
-    folder: Path, name: str, old: str, new: str, told: str
-) -> None:
+def test_a_malformed_line_names_file_line_and_field(folder: Path, name: str, old: str, new: str, told: str) -> None:
     replace(folder / name, old, new)
     with pytest.raises(InputError, match=told) as error:
         load_beir(folder)

@@ -52,8 +52,7 @@ def test_the_positive_has_the_highest_grade(collection: Collection) -> None:
 def test_among_equal_grades_the_seed_draws_the_positive(collection: Collection) -> None:
     tied = replace(collection, qrels={"1": {"D1": 1, "D3": 1, "D2": 0}})
     drawn = {
-        pairs_from_collection(tied, negatives=NegativeSampling(seed=seed)).pairs[0].positive_text
-        for seed in SEEDS
+        pairs_from_collection(tied, negatives=NegativeSampling(seed=seed)).pairs[0].positive_text for seed in SEEDS
     }
     assert drawn == {collection.documents["D1"], collection.documents["D3"]}
 
@@ -67,9 +66,7 @@ def test_hard_negatives_share_a_term_and_are_never_judged_relevant(collection: C
 def test_what_is_judged_not_relevant_is_drawn_before_what_nobody_judged(collection: Collection) -> None:
     assert set(negatives_of(collection, "1")) == {"D2"}
     two = pairs_from_collection(collection, negatives=NegativeSampling(per_query=2)).pairs
-    assert [p.negative_text for p in two if p.query_id == "1"] == [
-        collection.documents[d] for d in ("D2", "D4")
-    ]
+    assert [p.negative_text for p in two if p.query_id == "1"] == [collection.documents[d] for d in ("D2", "D4")]
 
 
 def test_random_negatives_come_from_the_whole_corpus_but_the_relevant_ones(collection: Collection) -> None:

@@ -12,9 +12,7 @@ from relscope.data import load_collection, load_pairs
 from relscope.errors import InputError
 
 
-def test_demo_is_the_bundled_collection_unless_it_is_a_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_is_the_bundled_collection_unless_it_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_collection("demo").name == "demo"
     (tmp_path / "demo").mkdir()

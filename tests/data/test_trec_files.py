@@ -38,9 +38,7 @@ def folder(trec_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trec_folder, tmp_path / "lentils")
 
 
-def test_the_same_collection_as_trec_files_and_as_a_beir_folder_is_the_same(
-    folder: Path, beir_folder: Path
-) -> None:
+def test_the_same_collection_as_trec_files_and_as_a_beir_folder_is_the_same(folder: Path, beir_folder: Path) -> None:
     trec, beir = load_trec(folder), load_beir(beir_folder)
     assert (trec.queries, trec.documents, trec.qrels) == (beir.queries, beir.documents, beir.qrels)
     assert load_pairs(folder).sha256 == load_pairs(beir_folder).sha256
@@ -63,9 +61,7 @@ def test_classic_topics_give_their_titles(folder: Path) -> None:
         ("Number:  3", "Number:  2", 'the query id "2" occurs twice'),
     ],
 )
-def test_a_broken_classic_topic_is_told_with_its_first_line(
-    folder: Path, old: str, new: str, told: str
-) -> None:
+def test_a_broken_classic_topic_is_told_with_its_first_line(folder: Path, old: str, new: str, told: str) -> None:
     (folder / "topics.tsv").unlink()
     assert old in CLASSIC_TOPICS
     (folder / "topics.txt").write_text(CLASSIC_TOPICS.replace(old, new, 1))
@@ -164,8 +160,7 @@ def test_a_malformed_line_names_file_line_and_column(folder: Path, name: str, li
 @settings(deadline=None)
 @given(
     name=st.sampled_from(["passages.tsv", "topics.tsv", "qrels.txt", "run.txt"]),
-    tail=st.binary(max_size=80)
-    | st.text(st.sampled_from("1 \t\n<>/topnumtile"), max_size=80).map(str.encode),
+    tail=st.binary(max_size=80) | st.text(st.sampled_from("1 \t\n<>/topnumtile"), max_size=80).map(str.encode),
 )
 def test_any_bytes_in_any_file_load_or_are_an_input_error(name: str, tail: bytes) -> None:
     with tempfile.TemporaryDirectory() as parent:

@@ -1,9 +1,9 @@
 """A model whose every number can be worked out on paper.
 
-Two layers of attention over 4 dimensions, one head, MLPs that give nothing. Queries are zero, so a position attends evenly to
-itself and all before it; values and outputs are the identity. Each norm has weight 1/2, so that it scales its input to
-length 1: x / rms(x) / 2 = x / |x| in 4 dimensions. Tokens are unit vectors, Y, N, D and Q; the unembedding is the
-embedding, so LD = (Y - N part of the final residual) / (its length).
+Two layers of attention over 4 dimensions, one head, MLPs that give nothing. Queries are zero, so a position attends
+evenly to itself and all before it; values and outputs are the identity. Each norm has weight 1/2, so that it scales its
+input to length 1: x / rms(x) / 2 = x / |x| in 4 dimensions. Tokens are unit vectors, Y, N, Q and an unused one; the
+unembedding is the embedding, so LD = (Y part - N part of the final residual) / (its length).
 
 Prompts are [Y, Q] (clean) and [N, Q] (corrupted), in the order (Y, N, Q) of coordinates:
 
@@ -18,13 +18,13 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from families import as_judge
 
+from families import as_judge
 from relscope.interventions import Site, patch_pair
 from relscope.models import JudgeModel, check_contract
 from relscope.prompts import AlignedPair, Prompt, Span
 
-Y, N, D, Q = range(4)
+Y, N, Q = 0, 1, 3
 # The numbers below are rounded to four digits.
 TOLERANCE = 1e-4
 
@@ -60,7 +60,8 @@ def pair() -> AlignedPair:
 
 # Patched into the corrupted run, whose x0 = 2 N, x1 = (0, 0.5, 1.5), n1 = (0, 0.3162, 0.9487):
 DENOISED = {
-    # x0 = N + Y, n0 = (0.7071, 0.7071, 0); x1 is corrupted; final (0.3536, 0.5 + 0.3536 + 0.1581, 1.9743), length 2.2465
+    # x0 = N + Y, n0 = (0.7071, 0.7071, 0); x1 is corrupted:
+    # final (0.3536, 0.5 + 0.3536 + 0.1581, 1.9743), length 2.2465
     ("attn_out", 0, "document"): (0.3536 - 1.0117) / 2.2465,
     # x1 = Q + (Y + Q)/2 is clean; n0 = N; final (0.5 + 0.1581, 0.5, 1.9743), length 2.1404
     ("attn_out", 0, "last"): (0.6581 - 0.5) / 2.1404,

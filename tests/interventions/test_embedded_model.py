@@ -6,15 +6,15 @@ import random
 from typing import Any
 
 import pytest
+
 from example_pairs import aligned
 from reference import Reference
-
 from relscope.interventions import COMPONENTS, all_sites, patch_pair
 
 pytestmark = pytest.mark.embedded
 
-# The bound set for the product: rounding of 30 layers in float32 makes about 2e-5 in an LD of order 1, and the median effect of a
-# single head is 1e-3 to 1e-2.
+# The bound set for the product: rounding of 30 layers in float32 makes about 2e-5 in an LD of order 1, and the median
+# effect of a single head is 1e-3 to 1e-2.
 TOLERANCE = 1e-4
 N_SITES = 20
 
@@ -45,6 +45,4 @@ def test_patches_equal_full_passes(
     assert wanted.std() > 1e-2
     assert (found.ld_patched - wanted).abs().max() <= TOLERANCE
     assert found.ld_clean == pytest.approx(reference.logit_diff(pair.clean.ids, pair.answer_ids), abs=TOLERANCE)
-    assert found.ld_corrupted == pytest.approx(
-        reference.logit_diff(pair.corrupted.ids, pair.answer_ids), abs=TOLERANCE
-    )
+    assert found.ld_corrupted == pytest.approx(reference.logit_diff(pair.corrupted.ids, pair.answer_ids), abs=TOLERANCE)

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+
 from example_pairs import aligned
 from families import CONFIGS, FAMILIES, N_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
 from reference import Reference
-
 from relscope.interventions import COMPONENTS, Site, all_sites, patch_pair
 from relscope.models import JudgeModel, check_contract
 from relscope.prompts import REGIONS
 
-# LD here is of order 1 and summed in another order than the reference's: rounding is at most 2e-6 in all families. What is
-# forgotten (a norm, a bias, a window, a softcap) shows at 1e-2 or more.
+# LD here is of order 1 and summed in another order than the reference's: rounding is at most 2e-6 in all families. What
+# is forgotten (a norm, a bias, a window, a softcap) shows at 1e-2 or more.
 TOLERANCE = 2e-5
 
 ENDS = ["query.first", "query.last", "document.first", "document.last", "instruction.first", "instruction.last"]

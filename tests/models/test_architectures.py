@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import CONFIGS, FAMILIES, N_HEADS, N_LAYERS, as_judge, from_config, tiny_model
 
+from families import CONFIGS, FAMILIES, N_HEADS, N_LAYERS, as_judge, from_config, tiny_model
 from relscope.errors import InputError
 from relscope.models import ARCHITECTURES, check_contract
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from families import as_judge, tiny_model
 from torch import Tensor
 
+from families import as_judge, tiny_model
 from relscope.models.attention import (
     NAME,
     AttentionCall,
@@ -20,7 +20,9 @@ from relscope.models.attention import (
 from relscope.models.recording import Recorder
 
 
-def written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None) -> Tensor:
+def written_out(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None
+) -> Tensor:
     """z of one item, [pos, head, d_head], by loops over heads, positions and sources."""
     n_heads, n_pos, d_head = query.shape
     n_groups = n_heads // key.shape[0]

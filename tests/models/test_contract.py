@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import CONFIGS, FAMILIES, as_judge, from_config, tiny_model
 
+from families import CONFIGS, FAMILIES, as_judge, from_config, tiny_model
 from relscope.errors import InputError
 from relscope.models import Contract, JudgeModel, check_contract
 from relscope.models.architectures import resolve_layers
@@ -53,7 +53,9 @@ def hooked(module: str, change: Callable[[Any], Any]) -> JudgeModel:
 def test_a_width_that_the_config_does_not_say_fails_the_shapes() -> None:
     contract = check_contract(relaid(out_proj="mlp.down_proj"))
     assert "shapes" in failed(contract)
-    with pytest.raises(InputError, match=r"model 'm' fails .* 'shapes'.*z is \(4, 24, 4, 12\) instead of \(4, 24, 4, 8\)"):
+    with pytest.raises(
+        InputError, match=r"model 'm' fails .* 'shapes'.*z is \(4, 24, 4, 12\) instead of \(4, 24, 4, 8\)"
+    ):
         contract.require_patching("m")
 
 

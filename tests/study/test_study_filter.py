@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_study import N_RIGHT_OF_10, Told, assert_same_rows, tiny_config
 
 from relscope.report import build_report
 from relscope.results import Run
 from relscope.study import run_study
+from tiny_study import N_RIGHT_OF_10, Told, assert_same_rows, tiny_config
 
 AT_LAST: dict[str, Any] = {"experiments": {"heads": {"regions": ["last"]}}}
 

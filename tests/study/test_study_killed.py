@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import study_server
-from tiny_study import SHORT, assert_same_rows
 
 from relscope.results import Run, open_run
+from tiny_study import SHORT, assert_same_rows
 
 N_KILLS = 6
 PATIENCE = 60.0  # seconds; what is waited for takes less than one on an idle machine

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_study import N_HEADS, N_LAYERS, Told, tiny_config
 
 from relscope.data import load_pairs
 from relscope.errors import InputError
 from relscope.results import Run
 from relscope.study import Silent, prepare, run_study
 from relscope.version import __version__
+from tiny_study import N_HEADS, N_LAYERS, Told, tiny_config
 
 LINES = [
     {

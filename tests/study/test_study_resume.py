@@ -1,4 +1,4 @@
-"""Resuming: what is stored is not computed again; another study, model or data is refused; a bad disk breaks nothing."""
+"""Resuming: nothing is computed twice; another study, model or data is refused; a bad disk breaks nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_study import MODEL_SEED, Told, assert_same_rows, save_tiny_model, tiny_config
 
 from relscope.errors import InputError
 from relscope.results import Run, RunError, open_run
 from relscope.study import StudyConfig, run_study
+from tiny_study import MODEL_SEED, Told, assert_same_rows, save_tiny_model, tiny_config
 
 SMALL: dict[str, Any] = {"experiments": {"flow": {"regions": ["last", "query"]}, "heads": {"regions": ["last"]}}}
 

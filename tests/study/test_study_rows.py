@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from reference import Reference
-from tiny_study import N_HEADS, N_LAYERS, Told, assert_same_rows, tiny_config
 
+from reference import Reference
 from relscope.interventions import Site, patch_pair
 from relscope.models import Clause, Contract, check_contract
 from relscope.prompts import AlignedPair
 from relscope.results import Run
 from relscope.study import Prepared, Silent, StudyConfig, prepare, run_study
+from tiny_study import N_HEADS, N_LAYERS, Told, assert_same_rows, tiny_config
 
 FLOW_COMPONENTS = ("attn_out", "mlp_out", "resid_post")
 FLOW_REGIONS = ("query", "document", "instruction", "last", "all")

@@ -98,29 +98,26 @@ def site_effects(
 ) -> pd.DataFrame:
     """The effect of each site, with intervals over queries.
 
-    Parameters
-    ----------
-    rows : rows as `Run.rows()` gives them; those of the experiment "judge" are passed over.
-    query_of : the query of each pair (`Manifest.query_of`).
+    Args:
+        rows: rows as `Run.rows()` gives them; those of the experiment "judge" are passed over.
+        query_of: the query of each pair (`Manifest.query_of`).
 
-    Returns
-    -------
-    One row a site, in the order of first appearance, with EFFECT_COLUMNS:
+    Returns:
+        One row a site, in the order of first appearance, with EFFECT_COLUMNS:
 
-    - the site: experiment, component, layer, head, region, dest, src, direction;
-    - `n_pairs`, `n_queries`: the pairs that have the site (they differ between sites while a run grows);
-    - `effect`: mean change in LD, in logits; `p_effect`: mean change of the probability margin;
-    - `gap`: mean of LD_end - LD_start, in logits; `ie` = effect / gap;
-    - `*_low`, `*_high`: percentile interval; NaN where the pairs are of one query alone;
-    - `unstable_ie`: the interval of `gap` includes 0 (or there is none), so that the ratio has no bounded
-      interval: `ie_low` and `ie_high` are NaN; `ie` itself is NaN only where `gap` is exactly 0;
-    - `ie_per_pair`: mean of the pairs' own ratios, over pairs whose |gap| >= TINY_GAP; NaN if no pair is
-      left; `n_tiny_gap`: how many pairs were left out of it.
+        - the site: experiment, component, layer, head, region, dest, src, direction;
+        - `n_pairs`, `n_queries`: the pairs that have the site (they differ between sites while a run grows);
+        - `effect`: mean change in LD, in logits; `p_effect`: mean change of the probability margin;
+        - `gap`: mean of LD_end - LD_start, in logits; `ie` = effect / gap;
+        - `*_low`, `*_high`: percentile interval; NaN where the pairs are of one query alone;
+        - `unstable_ie`: the interval of `gap` includes 0 (or there is none), so that the ratio has no bounded interval:
+          `ie_low` and `ie_high` are NaN; `ie` itself is NaN only where `gap` is exactly 0;
+        - `ie_per_pair`: mean of the pairs' own ratios, over pairs whose |gap| >= TINY_GAP; NaN if no pair is left;
+          `n_tiny_gap`: how many pairs were left out of it.
 
-    Raises
-    ------
-    InputError
-        A row comes twice, holds a value that is not finite or an unknown direction, or its pair has no query.
+    Raises:
+        InputError: a row comes twice, holds a value that is not finite or an unknown direction, or its pair has no
+            query.
     """
     check_confidence(confidence)
     patched = rows[rows["experiment"] != "judge"].reset_index(drop=True)

@@ -45,20 +45,16 @@ class Estimate:
 def bootstrap_weights(query_ids: Sequence[str], n_resamples: int, seed: int) -> Float64[np.ndarray, "resample pair"]:
     """How often each pair is drawn when queries are resampled with replacement.
 
-    Parameters
-    ----------
-    query_ids : the query of each pair, in the order of the pairs.
+    Args:
+        query_ids: the query of each pair, in the order of the pairs.
 
-    Returns
-    -------
-    [resample, pair] float64 counts. All pairs of one query have the same count, and over queries the counts
-    of one resample sum to the number of queries. A query's draws depend on its place among the sorted query
-    ids only, neither on the order of the pairs nor on how many pairs a query has.
+    Returns:
+        [resample, pair] float64 counts. All pairs of one query have the same count, and over queries the counts of one
+        resample sum to the number of queries. A query's draws depend on its place among the sorted query ids only,
+        neither on the order of the pairs nor on how many pairs a query has.
 
-    Raises
-    ------
-    InputError
-        No pairs, or fewer than one resample.
+    Raises:
+        InputError: no pairs, or fewer than one resample.
     """
     if len(query_ids) == 0:
         raise InputError("no pairs to resample: an interval needs at least one")
@@ -76,10 +72,8 @@ def percentile_interval(
 ) -> tuple[Float64[np.ndarray, "*site"], Float64[np.ndarray, "*site"]]:
     """Lower and upper percentile of `resampled` over its last axis.
 
-    Raises
-    ------
-    InputError
-        `confidence` is not between 0 and 1.
+    Raises:
+        InputError: `confidence` is not between 0 and 1.
     """
     check_confidence(confidence)
     tail = (1.0 - confidence) / 2.0
@@ -96,10 +90,8 @@ def check_confidence(confidence: float) -> None:
 def queries_of(pair_ids: pd.Series, query_of: Mapping[str, str]) -> list[str]:
     """The query of each pair.
 
-    Raises
-    ------
-    InputError
-        A pair is not in `query_of`, as when rows and manifest are of different runs.
+    Raises:
+        InputError: a pair is not in `query_of`, as when rows and manifest are of different runs.
     """
     unknown = sorted({str(pair_id) for pair_id in pair_ids.unique()} - query_of.keys())
     if unknown:

@@ -43,16 +43,13 @@ def layer_region_map(
 ) -> SiteMap:
     """Effects [layer, region] of a component without heads.
 
-    Parameters
-    ----------
-    effects : of `site_effects`, of one direction.
-    regions : the columns, in this order; by default those that were measured, as they first appear.
-    n_layers : how many rows; by default up to the last measured layer.
+    Args:
+        effects: of `site_effects`, of one direction.
+        regions: the columns, in this order; by default those that were measured, as they first appear.
+        n_layers: how many rows; by default up to the last measured layer.
 
-    Raises
-    ------
-    InputError
-        Two sites fall into one cell (two directions or experiments), or a layer is not below `n_layers`.
+    Raises:
+        InputError: two sites fall into one cell (two directions or experiments), or a layer is not below `n_layers`.
     """
     sites = effects[(effects["component"] == component) & effects["head"].isna() & effects["region"].notna()]
     names = tuple(str(name) for name in (sites["region"].unique() if regions is None else regions))
@@ -74,15 +71,14 @@ def layer_head_map(
 ) -> SiteMap:
     """Effects [layer, head] of one component at one region.
 
-    Parameters
-    ----------
-    effects : of `site_effects`, of one direction.
-    n_layers, n_heads : the size of the grid; by default up to the last measured layer and head.
+    Args:
+        effects: of `site_effects`, of one direction.
+        n_layers: how many rows; by default up to the last measured layer.
+        n_heads: how many columns; by default up to the last measured head.
 
-    Raises
-    ------
-    InputError
-        Two sites fall into one cell (two directions or experiments), or a layer or head is outside the grid.
+    Raises:
+        InputError: two sites fall into one cell (two directions or experiments), or a layer or head is outside the
+            grid.
     """
     sites = _heads(effects, region, component)
     columns = sites["head"].to_numpy(dtype=np.intp)
@@ -95,14 +91,11 @@ def layer_head_map(
 def top_heads(effects: pd.DataFrame, region: str, k: int = 10, component: str = "z") -> pd.DataFrame:
     """The `k` heads of largest |effect| at `region`, largest first; ties by layer, then head.
 
-    Returns
-    -------
-    Rows of `effects` (all its columns), at most `k`, numbered from 0.
+    Returns:
+        Rows of `effects` (all its columns), at most `k`, numbered from 0.
 
-    Raises
-    ------
-    InputError
-        A head comes twice (two directions or experiments): choose one first. Or `k` is below 1.
+    Raises:
+        InputError: a head comes twice (two directions or experiments): choose one first. Or `k` is below 1.
     """
     if k < 1:
         raise InputError(f"k is {k}; give at least 1")

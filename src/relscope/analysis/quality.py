@@ -35,15 +35,14 @@ _Weights = Float64[np.ndarray, "resample pair"]
 class JudgeQuality:
     """How well the model judges, over `n` pairs of `n_queries` queries.
 
-    Attributes
-    ----------
-    accuracy : share of the 2 n judgements that are right.
-    f1 : harmonic mean of precision and recall of the answer yes.
-    roc_auc : probability that a positive document's LD exceeds a negative's, drawn from any two prompts; a
-        tie counts half.
-    paired_accuracy : share of pairs with LD_clean > LD_corrupted; a tie counts half.
-    at_chance : True unless the interval of `roc_auc` lies above 0.5.
-    sentence : the same in words.
+    Attributes:
+        accuracy: share of the 2 n judgements that are right.
+        f1: harmonic mean of precision and recall of the answer yes.
+        roc_auc: probability that a positive document's LD exceeds a negative's, drawn from any two prompts; a tie
+            counts half.
+        paired_accuracy: share of pairs with LD_clean > LD_corrupted; a tie counts half.
+        at_chance: True unless the interval of `roc_auc` lies above 0.5.
+        sentence: the same in words.
     """
 
     n: int
@@ -79,15 +78,12 @@ def judge_quality(
 ) -> JudgeQuality:
     """Accuracy, F1, ROC AUC and paired accuracy, each with a percentile interval over queries.
 
-    Parameters
-    ----------
-    judge_rows : rows of the experiment "judge", one a pair: `pair_id`, `ld_clean`, `ld_corrupted`.
-    query_of : the query of each pair (`Manifest.query_of`).
+    Args:
+        judge_rows: rows of the experiment "judge", one a pair: `pair_id`, `ld_clean`, `ld_corrupted`.
+        query_of: the query of each pair (`Manifest.query_of`).
 
-    Raises
-    ------
-    InputError
-        There are no rows, a pair comes twice, a pair has no query, or a logit difference is not finite.
+    Raises:
+        InputError: there are no rows, a pair comes twice, a pair has no query, or a logit difference is not finite.
     """
     check_confidence(confidence)
     if len(judge_rows) == 0:

@@ -17,7 +17,7 @@ def main() -> None:
     from relscope.errors import InputError
 
     try:
-        app(standalone_mode=True)
+        app(prog_name="relscope")
     except InputError as error:
         print(f"relscope: {error}", file=sys.stderr)
         sys.exit(2)

@@ -76,9 +76,10 @@ def run(
 
         with progress_shown() as progress:
             finished = run_study(config, folder, progress)
-        from relscope.report import build_report
+            from relscope.report import build_report
 
-        report = build_report(folder)
+            progress.stage("writing the report")
+            report = build_report(folder)
     except KeyboardInterrupt:
         kept = "nothing was done yet" if folder is None else f"what is done is kept in {folder}"
         again = shlex.join(["relscope", *sys.argv[1:], *([] if out or not folder else ["--out", str(folder)])])

@@ -18,6 +18,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -41,6 +42,17 @@ _MEASURES = (
 )
 
 
+class _Counted(MofNCompleteColumn):
+    def render(self, task: Task) -> Text:
+        n_all = task.fields.get("n_all", 0)
+        return Text(f"{task.fields.get('n_done', 0):,}/{n_all:,}" if n_all else "")
+
+
+class _TimeLeft(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        return super().render(task).append(" left") if task.total else Text("")
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         done, seconds = task.fields.get("n_done", 0), task.elapsed or 0
@@ -52,12 +64,15 @@ class Shown:
 
     def __init__(self, bars: Progress | None) -> None:
         self._bars = bars
-        self._task = None if bars is None else bars.add_task("", total=None, n_done=0, n_all=0)
+        self._task: TaskID | None = None
 
     def stage(self, text: str) -> None:
         """Another stage has begun."""
-        if self._bars is not None and self._task is not None:
-            self._bars.reset(self._task, description=escape(text), total=None, n_done=0, n_all=0)
+        if self._bars is None:
+            return
+        if self._task is not None:
+            self._bars.remove_task(self._task)  # resetting it would keep its total
+        self._task = self._bars.add_task(escape(text), total=None, n_done=0, n_all=0)
 
     def start(self, n_patches: int, work: float) -> None:
         """Patching begins: so many patches, so much work."""
@@ -84,16 +99,10 @@ def progress_shown() -> Iterator[Shown]:
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Counted(), _Rate(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _TimeLeft(),
     )  # fmt: skip
     with Progress(*columns, console=ERR, transient=True) as bars:
         yield Shown(bars)
-
-
-class _Counted(MofNCompleteColumn):
-    def render(self, task: Task) -> Text:
-        n_all = task.fields.get("n_all", 0)
-        return Text(f"{task.fields.get('n_done', 0):,}/{n_all:,}" if n_all else "")
 
 
 def print_json(value: Any) -> None:
@@ -106,14 +115,8 @@ def print_json(value: Any) -> None:
 def judgement_json(judgement: Judgement) -> dict[str, Any]:
     """The object that `relscope judge --json` prints; an interval that one query cannot give is null."""
     quality = judgement.quality
-    measures = {
-        name: {
-            part: None if math.isnan(value := float(getattr(getattr(quality, name), part))) else value
-            for part in ("value", "low", "high")
-        }
-        for name, _ in _MEASURES
-    }
-    return {"n": len(judgement.verdicts), "n_excluded": judgement.n_excluded, **measures}
+    measures = {name: getattr(quality, name).as_dict() for name, _ in _MEASURES}
+    return {"n": quality.n, "n_excluded": judgement.n_excluded, **measures}
 
 
 def print_judgement(judgement: Judgement) -> None:

@@ -126,7 +126,7 @@ def find_architecture(model_type: str, decoder: nn.Module) -> tuple[Architecture
     Raises:
         InputError: no layout of the table fits; the message lists the families that are known.
     """
-    if model_type in ARCHITECTURES:
+    if model_type in ARCHITECTURES and _fits(ARCHITECTURES[model_type], decoder):
         return ARCHITECTURES[model_type], True
     # The layouts with more norms first: a Gemma-like layer also has all the names that a Llama-like layer has.
     for architecture in (GEMMA_2, LLAMA, OLMO_2, GPT_NEOX, GPT_2):
@@ -134,8 +134,7 @@ def find_architecture(model_type: str, decoder: nn.Module) -> tuple[Architecture
             return architecture, False
     known = ", ".join(sorted(ARCHITECTURES))
     raise InputError(
-        f"model type {model_type!r} is not in the architecture table and resembles none of its layouts; "
-        f"known types: {known}"
+        f"the layers of model type {model_type!r} fit no layout of the architecture table; known types: {known}"
     )
 
 

@@ -73,7 +73,7 @@ def load_judge(
     identity = ModelIdentity(
         name=source,
         kind=place.kind,
-        revision=getattr(model.config, "_commit_hash", None) or revision,
+        revision=_commit(place, revision),
         adapter=None if adapter is None else str(adapter),
         dtype=str(torch_dtype).removeprefix("torch."),
         fingerprint=fingerprint(model),
@@ -177,6 +177,17 @@ def fingerprint(model: nn.Module) -> str:
 def _options(place: ModelSource, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     return options if place.gguf_file is None else options | {"gguf_file": place.gguf_file}
+
+
+def _commit(place: ModelSource, revision: str | None) -> str | None:
+    """The commit that a hub model was loaded from, which a branch's name does not tell; None without a hub."""
+    if place.kind != "hub":
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(place.location, place.gguf_file or "config.json", revision=revision)
+    parts = Path(cached).parts if isinstance(cached, str) else ()
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else revision
 
 
 def _load(place: ModelSource, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:

@@ -19,20 +19,15 @@ def build_report(run_dir: Path) -> Path:
 
     Works while the run is still going, and then says so. The same rows give the same bytes.
 
-    Parameters
-    ----------
-    run_dir : a folder that `relscope run` has written or is writing.
+    Args:
+        run_dir: a folder that `relscope run` has written or is writing.
 
-    Returns
-    -------
-    The path of `report.html`.
+    Returns:
+        The path of `report.html`.
 
-    Raises
-    ------
-    InputError
-        `run_dir` is not a run folder, or it is damaged.
-    RunError
-        A part is damaged, or the folder cannot be written.
+    Raises:
+        InputError: `run_dir` is not a run folder, or it is damaged.
+        RunError: a part is damaged, or the folder cannot be written.
     """
     run = open_run(Path(run_dir))
     contents = read_contents(run)

@@ -50,10 +50,8 @@ COLOUR_LABELS: dict[Quantity, str] = {
 def draw_figures(contents: Contents, folder: Path) -> list[Path]:
     """Write every map of the run to `folder` as PNG and PDF; returns the PNG paths, a PDF beside each.
 
-    Raises
-    ------
-    RunError
-        The folder cannot be made or written.
+    Raises:
+        RunError: the folder cannot be made or written.
     """
     if not contents.flow and not contents.heads:
         return []

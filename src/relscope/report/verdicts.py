@@ -14,10 +14,9 @@ MOST_BINS = 40
 def histogram(judged: pd.DataFrame) -> dict[str, Any]:
     """Counts of the logit difference of clean (positive document) and corrupted (negative document) runs.
 
-    Returns
-    -------
-    `edges` [bin + 1] in logits, one of them exactly 0 (where yes turns into no), and the counts `clean`
-    and `corrupted` [bin].
+    Returns:
+        `edges` [bin + 1] in logits, one of them exactly 0 (where yes turns into no), and the counts `clean` and
+        `corrupted` [bin].
     """
     positive = judged["ld_clean"].to_numpy(dtype=np.float64)
     negative = judged["ld_corrupted"].to_numpy(dtype=np.float64)

@@ -27,11 +27,9 @@ class RunError(InputError):
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that `path` holds all of it or is left as it was.
 
-    Raises
-    ------
-    RunError
-        The disk is full, the folder cannot be written, or the device failed. Nothing half-written stays
-        behind.
+    Raises:
+        RunError: the disk is full, the folder cannot be written, or the device failed. Nothing half-written stays
+            behind.
     """
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
     try:
@@ -52,11 +50,9 @@ def write_whole(path: Path, content: bytes) -> None:
 def sync_folder(folder: Path) -> None:
     """Flush the folder's own list of names, without which a rename may not survive a power cut.
 
-    Raises
-    ------
-    RunError
-        The device failed. Systems that cannot open or flush a folder (Windows, some network disks) are let
-        be.
+    Raises:
+        RunError: the device failed. Systems that cannot open or flush a folder (Windows, some network disks) are let
+            be.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -74,10 +70,8 @@ def sync_folder(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents; nothing happens where it exists.
 
-    Raises
-    ------
-    RunError
-        The folder cannot be made (a parent is a file, no permission, a read-only or full disk).
+    Raises:
+        RunError: the folder cannot be made (a parent is a file, no permission, a read-only or full disk).
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,10 +84,8 @@ def make_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> int:
     """Remove the temporary files that a killed process left in `folder`; returns how many there were.
 
-    Raises
-    ------
-    RunError
-        One of them cannot be removed.
+    Raises:
+        RunError: one of them cannot be removed.
     """
     leftovers = list(folder.glob(f".*{TEMPORARY_SUFFIX}"))
     for leftover in leftovers:
@@ -110,10 +102,8 @@ class FolderLock:
     The operating system holds the lock (`flock`), so it ends with the process however that ends, SIGKILL
     included: there is no stale lock to detect. Two opens in one process exclude each other too.
 
-    Raises
-    ------
-    RunError
-        Another process (or another open `Run` of this one) is writing there, or the lock file cannot be made.
+    Raises:
+        RunError: another process (or another open `Run` of this one) is writing there, or the lock file cannot be made.
     """
 
     NAME = ".lock"

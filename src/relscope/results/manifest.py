@@ -119,10 +119,8 @@ class Manifest(_Record):
 def identity_hash(identity: dict[str, Any]) -> str:
     """SHA-256 (hex) of the canonical JSON of `identity`: sorted keys, no spaces, UTF-8.
 
-    Raises
-    ------
-    InputError
-        `identity` holds what JSON cannot: NaN, an infinity, an object, text that is no valid Unicode.
+    Raises:
+        InputError: `identity` holds what JSON cannot: NaN, an infinity, an object, text that is no valid Unicode.
     """
     return hashlib.sha256(_canonical(identity)).hexdigest()
 
@@ -139,10 +137,8 @@ def identity_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def read_manifest(path: Path) -> Manifest:
     """The manifest in `path`.
 
-    Raises
-    ------
-    InputError
-        The file cannot be read, is not JSON, was written by a newer version, or lacks a field (named).
+    Raises:
+        InputError: the file cannot be read, is not JSON, was written by a newer version, or lacks a field (named).
     """
     try:
         content = json.loads(path.read_bytes())
@@ -164,10 +160,8 @@ def read_manifest(path: Path) -> Manifest:
 def checked(manifest: Manifest) -> Manifest:
     """A copy that shares nothing with `manifest`, as it will be read back from the disk.
 
-    Raises
-    ------
-    InputError
-        A field was set, which nothing checks, to a value of the wrong kind or to what JSON cannot hold.
+    Raises:
+        InputError: a field was set, which nothing checks, to a value of the wrong kind or to what JSON cannot hold.
     """
     try:
         return Manifest.model_validate(manifest.model_dump(warnings=False))

@@ -60,10 +60,9 @@ class Run:
     Use a writing run as a context manager, or close it: until then no other process (and no other `Run`)
     may write into the folder.
 
-    Attributes
-    ----------
-    directory : the run folder.
-    manifest : as it is on disk.
+    Attributes:
+        directory: the run folder.
+        manifest: as it is on disk.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, lock: FolderLock | None) -> None:
@@ -77,12 +76,9 @@ class Run:
     def save_manifest(self, manifest: Manifest) -> None:
         """Replace `manifest.json` atomically, and with it `self.manifest`.
 
-        Raises
-        ------
-        InputError
-            Its identity is not the run's: rows written so far would change their meaning.
-        RunError
-            The run is open for reading only, or the disk refuses.
+        Raises:
+            InputError: its identity is not the run's: rows written so far would change their meaning.
+            RunError: the run is open for reading only, or the disk refuses.
         """
         self._require_writing()
         given = checked(manifest)
@@ -95,22 +91,17 @@ class Run:
     def write_part(self, experiment: str, rows: Rows | pa.Table | pd.DataFrame) -> Path:
         """Store `rows` as one new part, whole and flushed to the disk when this returns.
 
-        Parameters
-        ----------
-        rows : one sequence per column of SCHEMA, as `rows_table` describes them. A part costs a flush of
-            the disk, so let it hold some seconds of work (a batch of pairs) rather than one row.
+        Args:
+            rows: one sequence per column of SCHEMA, as `rows_table` describes them. A part costs a flush of the disk,
+                so let it hold some seconds of work (a batch of pairs) rather than one row.
 
-        Returns
-        -------
-        The part's path.
+        Returns:
+            The part's path.
 
-        Raises
-        ------
-        InputError
-            The rows are not valid, or a key is stored already.
-        RunError
-            The run is open for reading only, the disk is full, or the folder cannot be written; no part is
-            left.
+        Raises:
+            InputError: the rows are not valid, or a key is stored already.
+            RunError: the run is open for reading only, the disk is full, or the folder cannot be written; no part is
+                left.
         """
         self._require_writing()
         table = rows_table(experiment, rows)
@@ -136,15 +127,12 @@ class Run:
     def rows(self, experiment: str | None = None) -> pd.DataFrame:
         """All stored rows, or those of one experiment, in the order they were written within each experiment.
 
-        Returns
-        -------
-        The columns of SCHEMA: text as categoricals, layer and head as Int16 (nullable), values as float32
-        (null is NaN). No rows yet: a frame of length 0.
+        Returns:
+            The columns of SCHEMA: text as categoricals, layer and head as Int16 (nullable), values as float32 (null is
+            NaN). No rows yet: a frame of length 0.
 
-        Raises
-        ------
-        RunError
-            A part is damaged, does not belong here (both named), or repeats a key of another part.
+        Raises:
+            RunError: a part is damaged, does not belong here (both named), or repeats a key of another part.
         """
         frame = self._read(experiment, SCHEMA.names)
         repeated = frame.duplicated(subset=list(KEY_COLUMNS))
@@ -162,26 +150,20 @@ class Run:
         A MultiIndex over KEY_COLUMNS[1:], in which "" and -1 stand for null. Compare with
         `key_index(planned).isin(run.stored_keys(...))`, or use `missing`.
 
-        Raises
-        ------
-        RunError
-            A part is damaged (named).
+        Raises:
+            RunError: a part is damaged (named).
         """
         return key_index(self._read(experiment, KEY_COLUMNS))
 
     def missing(self, planned: pd.DataFrame) -> pd.DataFrame:
         """The rows of `planned` whose keys are not stored, in their order and with their index.
 
-        Parameters
-        ----------
-        planned : has at least KEY_COLUMNS, None or NaN for null; may mix experiments.
+        Args:
+            planned: has at least KEY_COLUMNS, None or NaN for null; may mix experiments.
 
-        Raises
-        ------
-        InputError
-            A key column is missing.
-        RunError
-            A part is damaged (named).
+        Raises:
+            InputError: a key column is missing.
+            RunError: a part is damaged (named).
         """
         if "experiment" not in planned.columns:
             raise InputError("planned keys need the column experiment")
@@ -262,13 +244,10 @@ def create_or_resume(run_dir: Path, manifest: Manifest) -> Run:
     environment other than the stored one is added to its `resumptions`. Unfinished files of a killed
     process are removed.
 
-    Raises
-    ------
-    InputError
-        The folder holds other things, or a run of another identity (each differing field is named with
-        both values).
-    RunError
-        Another process writes there, or the folder cannot be made or written.
+    Raises:
+        InputError: the folder holds other things, or a run of another identity (each differing field is named with both
+            values).
+        RunError: another process writes there, or the folder cannot be made or written.
     """
     directory = Path(run_dir)
     given = checked(manifest)
@@ -302,10 +281,8 @@ def create_or_resume(run_dir: Path, manifest: Manifest) -> Run:
 def open_run(run_dir: Path) -> Run:
     """Open an existing run for reading; it may still be growing.
 
-    Raises
-    ------
-    InputError
-        `run_dir` is not a run folder, or its manifest is damaged.
+    Raises:
+        InputError: `run_dir` is not a run folder, or its manifest is damaged.
     """
     directory = Path(run_dir)
     if not os.path.isfile(directory / MANIFEST_NAME):

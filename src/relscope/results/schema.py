@@ -60,20 +60,16 @@ Rows = Mapping[str, Sequence[Any] | np.ndarray | pd.Series]
 def rows_table(experiment: str, rows: Rows | pa.Table | pd.DataFrame) -> pa.Table:
     """Rows as an Arrow table of SCHEMA, or an error that says what is wrong with them.
 
-    Parameters
-    ----------
-    experiment : "judge", "flow", "heads" or a later one; lower-case letters, digits and underscores.
-    rows : one sequence per column of SCHEMA, all of one length; `experiment` may be left out. None is null.
-        Numbers are cast to float32 and int16. For "judge" the columns component to direction are null, and
-        so are `ld_patched` and `p_patched` (NaN is taken for null there); every other experiment gives
-        component, layer, direction and all six values, "flow" also the region, "heads" also region and
-        head.
+    Args:
+        experiment: "judge", "flow", "heads" or a later one; lower-case letters, digits and underscores.
+        rows: one sequence per column of SCHEMA, all of one length; `experiment` may be left out. None is null. Numbers
+            are cast to float32 and int16. For "judge" the columns component to direction are null, and so are
+            `ld_patched` and `p_patched` (NaN is taken for null there); every other experiment gives component, layer,
+            direction and all six values, "flow" also the region, "heads" also region and head.
 
-    Raises
-    ------
-    InputError
-        A column is missing, unknown or of the wrong type, a value is NaN, infinite or out of range, a key
-        comes twice, or there are no rows.
+    Raises:
+        InputError: a column is missing, unknown or of the wrong type, a value is NaN, infinite or out of range, a key
+            comes twice, or there are no rows.
     """
     if not _EXPERIMENT_NAME.fullmatch(experiment):
         raise InputError(f"experiment {experiment!r}: use lower-case letters, digits and underscores")
@@ -95,10 +91,8 @@ def key_index(rows: pd.DataFrame) -> pd.MultiIndex:
     Levels are KEY_COLUMNS[1:]. A null becomes "" in a text level and -1 in `layer` and `head`, because a
     NaN equals nothing, not even itself; stored rows hold neither "" nor negative numbers.
 
-    Raises
-    ------
-    InputError
-        One of the key columns is missing.
+    Raises:
+        InputError: one of the key columns is missing.
     """
     names = list(KEY_COLUMNS[1:])
     absent = [name for name in names if name not in rows.columns]

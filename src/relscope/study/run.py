@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from relscope.analysis import judge_quality
 from relscope.interventions import PatchedPair, Site, patch_cost, patch_pair
 from relscope.prompts import AlignedPair
-from relscope.results import KEY_COLUMNS, SCHEMA, ExclusionRecord, Run, create_or_resume
+from relscope.results import SCHEMA, ExclusionRecord, Run, create_or_resume
 from relscope.study.config import StudyConfig
 from relscope.study.judging import lints_of, margin, verdicts
 from relscope.study.manifest import new_manifest
@@ -115,16 +114,7 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
     """Patch what is not stored yet, pair by pair; the experiments of one pair share its recorded runs."""
     judge, restart = prepared.judge, prepared.contract.restartable
     wanted = config.sites(judge.shape.n_layers, judge.shape.n_heads)
-    stored = {experiment: _stored_sites(run, experiment) for experiment in wanted}
-    todo = {
-        pair.pair_id: [
-            (experiment, site)
-            for experiment, sites in wanted.items()
-            for site in sites
-            if site not in stored[experiment].get(pair.pair_id, ())
-        ]
-        for pair in pairs
-    }
+    todo = _missing(run, wanted, pairs, config.direction)
 
     def work(pair: AlignedPair, sites: list[Site]) -> float:
         return patch_cost(judge, pair, sites, restart=restart, memory_limit=config.memory).flops
@@ -155,43 +145,47 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
         experiments = [experiment for experiment, _ in todo[pair.pair_id]]
         for experiment in dict.fromkeys(experiments):
             chosen = [i for i, name in enumerate(experiments) if name == experiment]
-            run.write_part(experiment, _table(experiment, patched, sites, chosen, config.direction))
+            keys = _keys(experiment, pair.pair_id, [sites[i] for i in chosen], config.direction)
+            run.write_part(experiment, _rows(keys, patched, chosen))
 
 
-def _stored_sites(run: Run, experiment: str) -> dict[str, set[Site]]:
-    """The sites of each pair whose rows are on disk."""
-    stored: dict[str, set[Site]] = {}
-    keys = run.stored_keys(experiment).to_frame(index=False)
-    for pair_id, component, layer, head, region in keys[["pair_id", "component", "layer", "head", "region"]].itertuples(
-        index=False
-    ):
-        site = Site(str(component), int(layer), str(region), None if head < 0 else int(head))
-        stored.setdefault(str(pair_id), set()).add(site)
-    return stored
+def _missing(
+    run: Run, wanted: dict[str, list[Site]], pairs: list[AlignedPair], direction: str
+) -> dict[str, list[tuple[str, Site]]]:
+    """The experiments and sites of each pair whose rows are not on disk."""
+    todo: dict[str, list[tuple[str, Site]]] = {pair.pair_id: [] for pair in pairs}
+    for experiment, sites in wanted.items() if todo else ():
+        planned = pd.concat([_keys(experiment, pair_id, sites, direction) for pair_id in todo], ignore_index=True)
+        for number in run.missing(planned).index.to_numpy(dtype=np.int64):
+            todo[str(planned["pair_id"].iloc[number])].append((experiment, sites[number % len(sites)]))
+    return todo
 
 
-def _table(experiment: str, patched: PatchedPair, sites: list[Site], chosen: list[int], direction: str) -> pa.Table:
-    """Rows of one pair and experiment, one for each chosen site."""
-    ld = patched.ld_patched.numpy()[chosen]
-    here = [sites[i] for i in chosen]
-    frame = pd.DataFrame(
+def _keys(experiment: str, pair_id: str, sites: list[Site], direction: str) -> pd.DataFrame:
+    """Key columns of one pair's rows, in the sites' order."""
+    return pd.DataFrame(
         {
             "experiment": experiment,
-            "pair_id": patched.pair_id,
-            "component": [site.component for site in here],
-            "layer": pd.array([site.layer for site in here], dtype="Int16"),
-            "head": pd.array([site.head for site in here], dtype="Int16"),
-            "region": [site.region for site in here],
+            "pair_id": pair_id,
+            "component": [site.component for site in sites],
+            "layer": pd.array([site.layer for site in sites], dtype="Int16"),
+            "head": pd.array([site.head for site in sites], dtype="Int16"),
+            "region": [site.region for site in sites],
             "dest": None,
             "src": None,
             "direction": direction,
-            "ld_clean": patched.ld_clean,
-            "ld_corrupted": patched.ld_corrupted,
-            "ld_patched": ld,
-            "p_clean": margin(patched.ld_clean),
-            "p_corrupted": margin(patched.ld_corrupted),
-            "p_patched": margin(ld),
         }
     )
-    assert set(KEY_COLUMNS) <= set(frame.columns)
-    return pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
+
+
+def _rows(keys: pd.DataFrame, patched: PatchedPair, chosen: list[int]) -> pd.DataFrame:
+    """Rows of one pair and experiment: its keys with the values of the chosen sites."""
+    ld = patched.ld_patched.numpy()[chosen]
+    return keys.assign(
+        ld_clean=patched.ld_clean,
+        ld_corrupted=patched.ld_corrupted,
+        ld_patched=ld,
+        p_clean=margin(patched.ld_clean),
+        p_corrupted=margin(patched.ld_corrupted),
+        p_patched=margin(ld),
+    )

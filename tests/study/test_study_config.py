@@ -1,0 +1,152 @@
+"""One configuration, written in YAML in several ways or in Python; and which of its fields decide the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from relscope.errors import InputError
+from relscope.prompts import DEFAULT_REGIONS
+from relscope.study import Experiments, Flow, Heads, Negatives, StudyConfig, read_yaml
+
+BOTH = Experiments(flow=Flow(), heads=Heads())
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def from_yaml(text: str) -> StudyConfig:
+    return StudyConfig.from_mapping(yaml.safe_load(text) or {}, "study.yaml")
+
+
+def test_an_empty_study_is_both_experiments_on_the_demo_with_the_embedded_model() -> None:
+    config = from_yaml("")
+    assert config == StudyConfig()
+    assert (config.model, config.data, config.direction, config.filter) == ("smollm2-135m", "demo", "denoise", "all")
+    assert config.experiments == BOTH
+    assert config.experiments.flow is not None
+    assert config.experiments.heads is not None
+    assert config.experiments.flow.regions == DEFAULT_REGIONS == ("query", "document", "instruction", "last", "all")
+    assert config.experiments.heads.regions == ("query", "instruction", "last")
+
+
+@pytest.mark.parametrize(
+    ("text", "experiments"),
+    [
+        ("experiments: heads", Experiments(heads=Heads())),
+        ("experiments: [flow, heads]", BOTH),
+        ("experiments:\n  flow:\n  heads:\n", BOTH),
+        ("experiments: {heads: {}}", Experiments(heads=Heads())),
+        ("experiments: {heads: {regions: last}}", Experiments(heads=Heads(regions=("last",)))),
+        (
+            "experiments:\n  - flow: {regions: [all]}\n  - heads",
+            Experiments(flow=Flow(regions=("all",)), heads=Heads()),
+        ),
+        ("experiments:", BOTH),
+    ],
+)
+def test_experiments_can_be_written_in_any_of_these_ways(text: str, experiments: Experiments) -> None:
+    assert from_yaml(text).experiments == experiments
+
+
+def test_sections_can_be_given_by_name() -> None:
+    config = from_yaml("negatives: random\nprompt: pairwise-idq\n")
+    assert config.negatives == Negatives(kind="random")
+    assert (config.prompt.format, config.prompt.order) == ("pairwise", "idq")
+    assert from_yaml("prompt: pairwise").prompt.order == "dqi"
+
+
+def test_a_prompt_can_be_a_file_of_texts(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.yaml"
+    texts.write_text("instruction: Relevant, yes or no?\n")
+    assert StudyConfig(prompt=str(texts)).prompt.instruction == "Relevant, yes or no?"
+
+
+def test_a_field_without_a_value_has_its_default() -> None:
+    assert from_yaml("prompt:\nnegatives:\npairs:\nadapter:\nmodel:\n") == StudyConfig()
+
+
+def test_a_name_given_twice_counts_once() -> None:
+    config = from_yaml("experiments: {flow: {regions: [last, query, last], components: [mlp_out, mlp_out]}}")
+    assert config.experiments.flow == Flow(regions=("last", "query"), components=("mlp_out",))
+    assert len(config.sites(4, 4)["flow"]) == 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("1GiB", 2**30),
+        ("1.5 MiB", 3 * 2**19),
+        ("500mb", 500_000_000),
+        ("2048", 2048),
+        ("7 KiB", 7 * 1024),
+        (4096, 4096),
+    ],
+)
+def test_memory_is_an_amount_with_a_unit_or_bytes(text: Any, n_bytes: int) -> None:
+    assert StudyConfig(memory=text).memory == n_bytes
+
+
+def test_every_problem_of_a_study_is_named_at_once() -> None:
+    with pytest.raises(InputError) as refusal:
+        from_yaml("modle: x\nnegatives: {depth: 0}\nexperiments: {flow: {regions: [lst]}}\nprompt: {ordr: x}")
+    for problem in (
+        "unknown field 'modle': did you mean 'model'?",
+        "negatives.depth: should be greater than or equal to 1, not 0",
+        "experiments.flow.regions: region 'lst' does not exist: did you mean 'last'?",
+        "prompt: unknown field 'ordr': did you mean 'order'?",
+    ):
+        assert problem in str(refusal.value)
+    assert str(refusal.value).startswith("study.yaml: ")
+
+
+@pytest.mark.parametrize("region", ["document_a", "document_b.first"])
+def test_regions_of_document_a_and_b_need_a_pairwise_prompt(region: str) -> None:
+    experiments = {"heads": {"regions": [region]}}
+    with pytest.raises(InputError, match=rf"experiments\.heads\.regions: region '{region}' does not exist in a point"):
+        StudyConfig(experiments=experiments)
+    assert StudyConfig(experiments=experiments, prompt="pairwise").experiments.heads == Heads(regions=(region,))
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = StudyConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 1  # type: ignore[misc]
+
+
+def test_in_python_an_experiment_that_is_none_is_not_run() -> None:
+    assert set(StudyConfig(experiments=Experiments(flow=None, heads=Heads())).sites(2, 2)) == {"heads"}
+
+
+def test_where_and_how_fast_it_runs_is_not_part_of_the_identity() -> None:
+    config = StudyConfig()
+    assert StudyConfig(device="cpu", memory="1MiB").identity() == config.identity()
+    for changed in (
+        {"seed": 1}, {"pairs": 3}, {"filter": "correct"}, {"direction": "noise"}, {"negatives": "random"},
+        {"experiments": "heads"}, {"dtype": "bfloat16"}, {"model": "other"}, {"data": "other"}, {"adapter": "other"},
+        {"revision": "other"},
+    ):  # fmt: skip
+        assert StudyConfig(**changed).identity() != config.identity(), changed
+
+
+def test_a_configuration_read_back_from_its_identity_is_the_same() -> None:
+    config = from_yaml("experiments: {heads: {regions: [last]}}\nnegatives: {per_query: 2}\nseed: 3\n")
+    assert StudyConfig.from_mapping(config.identity(), "manifest.json").identity() == config.identity()
+
+
+def test_the_seed_decides_the_negatives() -> None:
+    assert StudyConfig(seed=9, negatives={"per_query": 2, "depth": 50}).sampling().seed == 9
+
+
+def test_an_empty_yaml_file_holds_no_fields(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing yet\n")
+    assert read_yaml(path) == {}
+
+
+@pytest.mark.parametrize("study", sorted(path.name for path in (REPOSITORY / "examples").glob("*.yaml")))
+def test_every_study_among_the_examples_can_be_run(study: str) -> None:
+    fields = read_yaml(REPOSITORY / "examples" / study)
+    assert StudyConfig.from_mapping(fields, study).sites(30, 9)

@@ -1,0 +1,177 @@
+"""What a plan counts, worked out by hand and by a slow loop for the tiny model; and the bound on memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from relscope.interventions import Site, all_sites, patch_cost, patch_pair
+from relscope.prompts import AlignedPair
+from relscope.study import Prepared, Silent, StudyConfig, plan_study, prepare
+from tiny_study import N_HEADS, N_LAYERS, Told, tiny_config
+
+# The tiny model: d_model 32, 4 heads of 8, 2 key/value heads, MLP of 48. Two operations for each weight.
+MLP = 2 * 3 * 32 * 48
+OUT_PROJ = 2 * 32 * 32
+ATTENTION = 2 * (32 * 32 + 2 * 32 * 16) + OUT_PROJ
+GIB = 1 << 30
+
+
+def row(n_sources: int) -> int:
+    """Operations of one position through one layer: weights, then q k and pattern v, for each source and head."""
+    return MLP + ATTENTION + 2 * 2 * 4 * 8 * n_sources
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model_folder: Path) -> StudyConfig:
+    return tiny_config(tiny_model_folder)
+
+
+@pytest.fixture(scope="module")
+def prepared(config: StudyConfig) -> Prepared:
+    return prepare(config, Silent())
+
+
+def positions_from_the_difference_on(pair: AlignedPair, region: str) -> list[int]:
+    first = next(p for p, (a, b) in enumerate(zip(pair.clean.ids, pair.corrupted.ids, strict=True)) if a != b)
+    return [position for position in pair.clean.region(region) if position >= first]
+
+
+def test_positions_recomputed_are_those_that_a_loop_over_layers_and_positions_counts(prepared: Prepared) -> None:
+    regions = ("query", "document", "last", "all", "other", "document.first", "query.last")
+    sites = all_sites(("attn_out", "resid_post", "z"), regions, N_LAYERS, N_HEADS)
+    for pair in prepared.aligned:
+        n_patches = n_positions = 0
+        for site in sites:
+            positions = positions_from_the_difference_on(pair, site.region)
+            n_patches += bool(positions)
+            for _layer in range(site.layer + 1, N_LAYERS):
+                for position in range(len(pair.clean.ids)):
+                    n_positions += bool(positions) and position >= positions[0]
+        cost = patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=GIB)
+        assert (cost.n_patches, cost.n_positions) == (n_patches, n_positions)
+
+
+def test_operations_of_a_head_at_the_query_by_hand(prepared: Prepared) -> None:
+    pair = prepared.aligned[0]
+    n = len(pair.clean.ids)
+    query = pair.clean.region("query")
+    suffix = n - query[0]
+    cost = patch_cost(prepared.judge, pair, [Site("z", 1, "query", 2)], restart=True, memory_limit=GIB)
+    # Layer 1: the query's rows through the output projection and the MLP. Layers 2 and 3: the suffix; in layer 3 the
+    # MLP of the last position alone.
+    by_hand = len(query) * (OUT_PROJ + MLP) + 2 * suffix * row(n) - (suffix - 1) * MLP
+    assert cost.flops == by_hand
+    assert cost.n_positions == 2 * suffix
+    assert cost.recording_flops == 2 * n * N_LAYERS * row(n)
+    assert cost.full_pass_flops == n * N_LAYERS * row(n)
+
+
+def test_operations_of_other_components_by_hand(prepared: Prepared) -> None:
+    pair = prepared.aligned[0]
+
+    def flops(component: str, layer: int) -> float:
+        sites = [Site(component, layer, "last")]
+        return patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=GIB).flops
+
+    # At the last position of the last layer: the MLP runs again after attn_out; the others are sums.
+    assert flops("attn_out", 3) == MLP
+    assert flops("mlp_out", 3) == 0
+    assert flops("resid_post", 3) == 0
+    assert flops("resid_post", 2) == row(len(pair.clean.ids))
+
+
+def test_without_restart_each_patch_is_a_full_forward_pass(prepared: Prepared) -> None:
+    pair = prepared.aligned[0]
+    sites = all_sites(("z",), ("last",), N_LAYERS, N_HEADS)
+    cost = patch_cost(prepared.judge, pair, sites, restart=False, memory_limit=GIB)
+    n = len(pair.clean.ids)
+    assert cost.flops == cost.full_pass_flops == 16 * n * N_LAYERS * row(n)
+    assert cost.n_positions == 16 * n * N_LAYERS
+
+
+def test_costs_of_groups_add_up(prepared: Prepared) -> None:
+    pair = prepared.aligned[0]
+    sites = all_sites(("attn_out", "mlp_out"), ("query", "last"), N_LAYERS, N_HEADS)
+
+    def flops(of: list[Site]) -> float:
+        return patch_cost(prepared.judge, pair, of, restart=True, memory_limit=GIB).flops
+
+    assert flops(sites) == flops(sites[:5]) + flops(sites[5:])
+
+
+def test_a_plan_is_the_sum_over_pairs(config: StudyConfig, prepared: Prepared) -> None:
+    told = Told()
+    plan = plan_study(config, told)
+    sites = [site for chosen in config.sites(N_LAYERS, N_HEADS).values() for site in chosen]
+    assert len(sites) == N_LAYERS * (3 * 5 + N_HEADS * 3)
+    costs = [
+        patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=config.memory) for pair in prepared.aligned
+    ]
+    assert (plan.n_pairs, plan.n_excluded) == (3, 0)
+    assert plan.n_patches == sum(cost.n_patches for cost in costs) == 3 * len(sites)
+    assert plan.n_positions == sum(cost.n_positions for cost in costs)
+    assert plan.n_tokens == sum(len(p.clean.ids) + len(p.corrupted.ids) for p in prepared.aligned)
+    assert plan.flops == sum(cost.flops + cost.recording_flops for cost in costs)
+    assert plan.full_pass_flops == sum(cost.full_pass_flops for cost in costs)
+    assert plan.memory_bytes == max(cost.memory_bytes for cost in costs)
+    assert plan.weights_bytes == 4 * prepared.judge.shape.n_parameters  # float32
+    assert 0 < plan.seconds < 60
+    assert plan.full_pass_seconds > 0
+    assert any(f"{3 * len(sites):,} patches" in stage for stage in told.stages)
+
+
+def test_sites_before_the_first_difference_are_planned_as_no_patch(tiny_model_folder: Path) -> None:
+    config = tiny_config(
+        tiny_model_folder, prompt={"order": "qdi"}, experiments={"heads": {"regions": ["query", "last"]}}
+    )
+    assert plan_study(config).n_patches == 3 * N_LAYERS * N_HEADS  # those at the last token
+
+
+def test_a_plan_writes_nothing(config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan_study(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_fit", [1, 5])
+def test_patches_held_at_once_stay_within_the_memory_bound(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, n_fit: int
+) -> None:
+    pair = prepared.aligned[0]
+    sites = all_sites(("z",), ("query", "last"), N_LAYERS, N_HEADS)
+    suffix = len(pair.clean.ids) - pair.clean.region("query")[0]
+    memory = n_fit * suffix * 32 * 4  # so many residuals of the longest suffix, in float32
+    held: list[int] = []
+    new_empty = torch.Tensor.new_empty
+
+    def counted(self: torch.Tensor, *shape: int, **options: object) -> torch.Tensor:
+        made = new_empty(self, *shape, **options)  # type: ignore[arg-type]
+        if made.dim() == 3 and made.shape[-1] == 32:  # [item, suffix, d_model]; a chunk's scores come on top
+            held.append(made.numel() * made.element_size())
+        return made
+
+    groups: list[list[Site]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", counted)
+        bounded = patch_pair(prepared.judge, pair, sites, memory_bytes=memory, on_group=groups.append)
+    assert sorted(site for group in groups for site in group) == sorted(sites)
+    assert max(len(group) for group in groups if group[0].region == "query") == n_fit
+    assert 0 < max(held) <= memory
+    # Other batches, other rounding of float32 products.
+    torch.testing.assert_close(
+        bounded.ld_patched, patch_pair(prepared.judge, pair, sites).ld_patched, rtol=0, atol=1e-5
+    )
+
+
+def test_planned_memory_grows_by_no_more_than_the_bound(prepared: Prepared) -> None:
+    pair = prepared.aligned[0]
+    sites = all_sites(("z",), ("query", "last", "all"), N_LAYERS, N_HEADS)
+    recorded = patch_cost(prepared.judge, pair, [], restart=True, memory_limit=GIB).memory_bytes
+    for limit in (1 << 10, 1 << 16):
+        bounded = patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=limit)
+        assert bounded.memory_bytes == recorded + limit
+    free = patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=GIB)
+    assert recorded < free.memory_bytes < recorded + (1 << 24)
