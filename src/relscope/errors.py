@@ -1,8 +1,13 @@
-"""What goes wrong because of what the user gave, as one exception type.
+"""What goes wrong because of what the user gave, as one exception type, and how to say what would be right.
 
 The command line prints such an error in one line and exits with status 2; anything else is a bug and shows its
 traceback.
 """
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -10,3 +15,10 @@ class InputError(ValueError):
 
     The message names the file, line, field or option, and says what would be right.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Name the nearest of the known names, or all of them where none is near; the end of an error message."""
+    options = list(known)
+    near = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(options)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import pty
 import re
@@ -64,6 +65,17 @@ def test_a_pipe_is_shown_neither_bar_nor_colour(tiny_model_folder: Path, tmp_pat
     assert process.returncode == 0, err
     assert all(line.startswith("warning: ") for line in err.splitlines()), err
     assert not set("\x1b\r━") & set(out + err)
+
+
+def test_text_that_the_terminal_cannot_show_is_replaced(tiny_model_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    pair = {"query": "日本 the cat", "positive_document": "The cat sat.", "hard_negative_document": ["A dog ran."]}
+    data.write_text(json.dumps(pair))
+    words = ["judge", "-m", tiny_model_folder, "-d", data]
+    with start(words, env=environment(PYTHONIOENCODING="ascii"), encoding="ascii") as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "?? the cat" in out
 
 
 def test_a_reader_that_stops_early_causes_no_traceback(tiny_model_folder: Path) -> None:

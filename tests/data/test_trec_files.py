@@ -94,7 +94,7 @@ def test_a_specification_names_files_relative_to_itself(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("topic: a\n", 'unknown key "topic"; did you mean "topics"'),
+        ("topic: a\n", "unknown key \"topic\": did you mean 'topics'"),
         ("topics: a\nqrels: b\n", 'key "passages" is missing'),
         ("topics: [a]\n", 'key "topics": must be a file name'),
         ("- a\n", "must hold the keys"),

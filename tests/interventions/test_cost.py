@@ -34,7 +34,7 @@ def test_operations_are_those_that_torch_counts(components: list[str], region: s
 
 def test_the_plain_way_costs_a_full_pass_a_patch(tiny_tokenizer: Any) -> None:
     judge, pair = tiny_judge("gpt2", tiny_tokenizer), aligned(tiny_tokenizer)
-    judge.model.set_attn_implementation("eager")  # torch counts fused attention of one position otherwise
+    judge.model.set_attn_implementation("eager")  # torch does not count the fused attention of CPUs
     sites = all_sites(COMPONENTS, ["last"], N_LAYERS, N_HEADS)
     cost = patch_cost(judge, pair, sites, restart=False, memory_limit=DEFAULT_MEMORY_BYTES)
     assert cost.flops == cost.full_pass_flops

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_gguf import write_gguf
 
 from families import from_config
@@ -123,6 +124,14 @@ def test_a_missing_adapter_is_refused(llama_folder: Path) -> None:
 def test_an_adapter_for_another_model_is_refused(edited_adapter: Callable[..., Path], llama_folder: Path) -> None:
     folder = edited_adapter(target_modules=["c_attn"])
     with pytest.raises(InputError, match=f"adapter '{folder}' cannot be loaded"):
+        load_judge(llama_folder, adapter=folder, device="cpu")
+
+
+def test_an_adapter_that_lacks_weights_is_refused(edited_adapter: Callable[..., Path], llama_folder: Path) -> None:
+    folder = edited_adapter()
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file(dict(list(weights.items())[:-2]), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"adapter '{folder}' cannot be loaded: Found missing adapter keys"):
         load_judge(llama_folder, adapter=folder, device="cpu")
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from families import as_judge, draw_weights, from_config
+from families import as_judge, draw_weights, from_config, tiny_model
 from relscope.errors import InputError
 from relscope.models import load_judge
 from relscope.models.loading import fingerprint, load_tokenizer, parse_device, parse_dtype
@@ -116,12 +117,12 @@ def test_a_damaged_config_is_refused(edited: Callable[..., Path]) -> None:
 
 
 def test_weights_of_another_size_are_refused(edited: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="its weights have other sizes than its config says"):
         load_judge(edited(intermediate_size=64))
 
 
 def test_a_model_that_is_no_causal_language_model_is_refused(edited: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match=r"cannot be loaded.*T5Config"):
+    with pytest.raises(InputError, match=r"cannot be loaded: it is no causal language model \(T5Config\)"):
         load_judge(edited(model_type="t5"))
 
 
@@ -229,3 +230,22 @@ def test_the_tokenizer_loads_without_the_weights(llama_folder: Path, edited: Cal
 def test_a_tokenizer_of_a_missing_folder_is_refused() -> None:
     with pytest.raises(InputError, match="there is no such folder"):
         load_tokenizer("./missing")
+
+
+def test_a_model_that_lacks_weights_is_refused(edited: Callable[..., Path]) -> None:
+    # transformers would draw them at random.
+    folder = edited()
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"], weights["model.layers.2.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 2 of the weights .* such as model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_judge(folder, device="cpu")
+
+
+def test_a_tied_unembedding_is_not_missing(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    model = tiny_model("qwen2", len(tiny_tokenizer))
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    judge = load_judge(tmp_path, device="cpu")
+    assert judge.logit_diff([IDS], [ANSWERS]).equal(as_judge(model).logit_diff([IDS], [ANSWERS]))

@@ -34,7 +34,7 @@ def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [
         {
             "query": f"where is number {number}",
-            "positive_document": f"number {number} {text(number, 3 + number % 8)}",
+            "positive_document": f"{text(number, 3 + number % 8)} is number {number}",
             "hard_negative_document": [f"number {number} hard {kind} {text(number + 3, 4)}" for kind in "ab"],
             "random_negative_document": [f"at random {number} {kind} {text(number + 7, 9)}" for kind in "ab"],
         }

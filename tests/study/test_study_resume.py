@@ -77,6 +77,20 @@ def test_device_and_memory_may_change_between_sessions(
     assert_same_rows(run_study(config, tmp_path / "run"), uninterrupted)
 
 
+def test_a_finished_run_that_lost_a_part_is_unfinished_until_it_is_back(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tiny_model_folder, **SMALL)
+    run_study(config, tmp_path / "run")
+    (tmp_path / "run" / "rows" / "flow-00002.parquet").unlink()
+    interrupt_at_pair(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, tmp_path / "run")
+    assert open_run(tmp_path / "run").manifest.status == "running"
+    monkeypatch.undo()
+    assert run_study(config, tmp_path / "run").manifest.status == "complete"
+
+
 def interrupt_at_pair(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     patch_pair = importlib.import_module("relscope.study.run").patch_pair
     seen: list[str] = []

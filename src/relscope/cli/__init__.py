@@ -5,6 +5,7 @@ torch is imported only inside commands, so that `relscope --help` answers at onc
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -16,6 +17,9 @@ def main() -> None:
     from relscope.cli.commands import app
     from relscope.errors import InputError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal or pipe cannot take is shown as '?'; it is no reason to fail.
+        sys.stdout.reconfigure(errors="replace")
     try:
         app(prog_name="relscope")
     except InputError as error:

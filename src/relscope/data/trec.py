@@ -15,7 +15,6 @@ rank.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 from relscope.data.collection import Collection
 from relscope.data.files import existing, integer, read_lines, shorten
 from relscope.data.text import clean_text
-from relscope.errors import InputError
+from relscope.errors import InputError, did_you_mean
 
 FILE_NAMES = {
     "topics": ("topics.tsv", "topics.txt"),
@@ -89,9 +88,7 @@ def _files_of_specification(path: Path) -> tuple[str, dict[str, Path]]:
         raise InputError(f"{path}: must hold the keys topics, qrels, passages and, if there is one, run")
     for key, value in spec.items():
         if key not in keys:
-            close = difflib.get_close_matches(str(key), keys, n=1)
-            hint = f'; did you mean "{close[0]}"?' if close else f"; the keys are {', '.join(keys)}"
-            raise InputError(f'{path}: unknown key "{key}"{hint}')
+            raise InputError(f'{path}: unknown key "{key}": {did_you_mean(str(key), keys)}')
         if not isinstance(value, str):
             raise InputError(f'{path}, key "{key}": must be a {"name" if key == "name" else "file name"}')
     missing = [part for part in FILE_NAMES if part != "run" and part not in spec]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +201,16 @@ def _load(place: ModelSource, options: dict[str, Any], dtype: torch.dtype) -> tu
         raise InputError(f"model {place.location!r} is an adapter; give its base as the model and this as the adapter")
     tokenizer = _load_tokenizer(place, options)
     safe = {} if place.gguf_file is not None else {"use_safetensors": True}
-    return AutoModelForCausalLM.from_pretrained(place.location, dtype=dtype, **safe, **options), tokenizer
+    model, report = AutoModelForCausalLM.from_pretrained(
+        place.location, dtype=dtype, output_loading_info=True, **safe, **options
+    )
+    # transformers draws what is missing at random, with a warning.
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"model {place.location!r} lacks {len(missing)} of the weights that its config calls for, "
+            f"such as {missing[0]}"
+        )
+    return model, tokenizer
 
 
 def _load_tokenizer(place: ModelSource, options: dict[str, Any]) -> Any:
@@ -260,7 +271,11 @@ def _merged(model: Any, adapter: str) -> Any:
 
             # Without this, peft would fall back to a pickle.
             hf_hub_download(adapter, _ADAPTER_WEIGHTS)
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+        with warnings.catch_warnings():
+            # peft leaves out what is missing, with a warning.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            tuned = PeftModel.from_pretrained(model, adapter)
+        return tuned.merge_and_unload(safe_merge=True)
 
 
 @contextlib.contextmanager
@@ -274,6 +289,10 @@ def _input_errors(source: str, what: str = "model") -> Iterator[None]:
         reason = " ".join(str(failure).split())
         if "trust_remote_code" in reason:
             reason = "it comes with its own code, which runs only with --trust-remote-code"
+        elif found := re.match(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", reason):
+            reason = f"it is no causal language model ({found[1]})"
+        elif "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other sizes than its config says"
         elif "couldn't connect" in reason or "Please check your connection" in reason:
             reason = (
                 "there is no such folder, it is not in the cache of the Hugging Face hub, and the hub cannot be "

@@ -7,11 +7,10 @@ spans.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from relscope.errors import InputError
+from relscope.errors import InputError, did_you_mean
 
 _PARTS = ("query", "document", "document_a", "document_b", "instruction")
 
@@ -46,13 +45,6 @@ class Span:
 
     def __contains__(self, position: object) -> bool:
         return isinstance(position, int) and self.start <= position < self.stop
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Name the nearest of the known names, or all of them where none is near; the end of an error message."""
-    options = list(known)
-    near = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(options)}"
 
 
 @dataclass(frozen=True)

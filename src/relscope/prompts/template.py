@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from relscope.errors import InputError
-from relscope.prompts.regions import did_you_mean
+from relscope.errors import InputError, did_you_mean
 
 INSTRUCTIONS: Mapping[str, str] = {
     "pointwise": "Does the document answer the query? Only output 'yes' or 'no'.",

@@ -6,7 +6,6 @@ continued with the same ones. Where and how fast it runs (device, memory) may ch
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -17,7 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relscope.data import NegativeSampling
-from relscope.errors import InputError
+from relscope.errors import InputError, did_you_mean
 from relscope.interventions import DEFAULT_MEMORY_BYTES, LAYER_COMPONENTS, Site, all_sites
 from relscope.prompts import DEFAULT_REGIONS, REGIONS, PromptTemplate
 
@@ -38,12 +37,6 @@ _UNITS = {
 _NOT_IDENTITY = {"device", "memory"}
 
 
-def nearest(name: str, known: tuple[str, ...]) -> str:
-    """The end of an error message about a name that does not exist."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
-
-
 def experiment_options(value: Any) -> dict[str, Any]:
     """The chosen experiments with their options, from any of the ways to write them in YAML.
 
@@ -56,7 +49,7 @@ def experiment_options(value: Any) -> dict[str, Any]:
     for item in value if isinstance(value, list | tuple) else [value]:
         for name, options in item.items() if isinstance(item, Mapping) else [(item, None)]:
             if name not in EXPERIMENTS:
-                raise InputError(f"experiment {name!r} does not exist: {nearest(str(name), EXPERIMENTS)}")
+                raise InputError(f"experiment {name!r} does not exist: {did_you_mean(str(name), EXPERIMENTS)}")
             if options is not None and not isinstance(options, Mapping):
                 raise InputError(
                     f"experiment {name}: a mapping of options is needed, such as 'regions: [last]', not {options!r}"
@@ -77,7 +70,7 @@ def prompt_fields(prompt: str) -> dict[str, Any]:
     prompt_format, _, order = prompt.partition("-")
     order = order or "dqi"
     if f"{prompt_format}-{order}" not in PROMPTS:
-        raise InputError(f"prompt: {prompt!r} does not exist: {nearest(prompt, PROMPTS)} (or give a FILE.yaml)")
+        raise InputError(f"prompt: {prompt!r} does not exist: {did_you_mean(prompt, PROMPTS)} (or give a FILE.yaml)")
     return {"format": prompt_format, "order": order}
 
 
@@ -88,7 +81,7 @@ def _names(kind: str, known: tuple[str, ...], value: Any) -> Any:
         raise ValueError(f"a list of names is needed, such as [{known[0]}, {known[1]}], not {value!r}")
     for name in names:
         if name not in known:
-            raise ValueError(f"{kind} {name!r} does not exist: {nearest(str(name), known)}")
+            raise ValueError(f"{kind} {name!r} does not exist: {did_you_mean(str(name), known)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -261,11 +254,11 @@ def _problems(error: ValidationError) -> Iterator[str]:
         given = problem["input"]
         message = problem["msg"]
         if problem["type"] == "extra_forbidden":
-            yield f"unknown field {'.'.join(path)!r}: {nearest(path[-1], _fields_at(path[:-1]))}"
+            yield f"unknown field {'.'.join(path)!r}: {did_you_mean(path[-1], _fields_at(path[:-1]))}"
             continue
         if problem["type"] == "literal_error":
             known = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))
-            message = f"{given!r} does not exist: {nearest(str(given), tuple(known))}"
+            message = f"{given!r} does not exist: {did_you_mean(str(given), tuple(known))}"
         elif problem["type"] == "model_type":
             message = f"a mapping of {', '.join(_fields_at(path))} is needed, not {given!r}"
         elif problem["type"] != "value_error":

@@ -55,6 +55,8 @@ def _judge(run: Run, prepared: Prepared, progress: Progress) -> None:
     """Store the two verdicts of every aligned pair."""
     stored = set(run.rows("judge")["pair_id"])
     missing = [pair for pair in prepared.aligned if pair.pair_id not in stored]
+    if missing:
+        _mark_running(run)
     progress.stage(f"judging {len(missing)} pairs")
     for first in range(0, len(missing), _PAIRS_PER_PART):
         batch = missing[first : first + _PAIRS_PER_PART]
@@ -120,6 +122,8 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
         return patch_cost(judge, pair, sites, restart=restart, memory_limit=config.memory).flops
 
     pairs = [pair for pair in pairs if todo[pair.pair_id]]
+    if pairs:
+        _mark_running(run)
     n_patches = sum(len(todo[pair.pair_id]) for pair in pairs)
     progress.stage(f"patching {n_patches:,} sites of {len(pairs)} pairs")
     progress.start(n_patches, sum(work(pair, [site for _, site in todo[pair.pair_id]]) for pair in pairs))
@@ -147,6 +151,12 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
             chosen = [i for i, name in enumerate(experiments) if name == experiment]
             keys = _keys(experiment, pair.pair_id, [sites[i] for i in chosen], config.direction)
             run.write_part(experiment, _rows(keys, patched, chosen))
+
+
+def _mark_running(run: Run) -> None:
+    """A finished run that has lost a part is unfinished again, until the part is back."""
+    if run.manifest.status != "running":
+        run.save_manifest(run.manifest.model_copy(update={"status": "running"}))
 
 
 def _missing(
