@@ -160,6 +160,17 @@ def _patched_rows(
     }
 
 
+def _experiments(regions: Sequence[str], components: Sequence[str]) -> dict[str, Any]:
+    """What a study's configuration says of the experiments that have these components."""
+    chosen: dict[str, Any] = {}
+    flow = [name for name in components if name != "z"]
+    if flow:
+        chosen["flow"] = {"regions": list(regions), "components": flow}
+    if "z" in components:
+        chosen["heads"] = {"regions": list(regions)}
+    return chosen
+
+
 def _manifest(
     pairs: list[PairRecord],
     regions: Sequence[str],
@@ -208,28 +219,41 @@ def _manifest(
     return Manifest(
         identity={
             "config": {
-                "experiments": ["flow", "heads"],
-                "regions": list(regions),
-                "components": list(components),
-                "direction": direction,
-                "filter": "correct",
-                "seed": seed,
+                "model": "synthetic/<model>",
+                "adapter": None,
+                "revision": None,
+                "trust_remote_code": False,
                 "dtype": "float32",
+                "data": "synthetic",
+                "negatives": {"kind": "hard", "per_query": 2, "depth": 100},
+                "pairs": None,
+                "filter": "correct",
+                "experiments": _experiments(regions, components),
+                "direction": direction,
+                "seed": seed,
             },
-            "model": {"name": "synthetic/<model>", "revision": "0" * 40, "architecture": "LlamaForCausalLM"},
-            "data": {"name": "synthetic", "sha256": "1" * 64, "negatives": "hard"},
+            "model": {
+                "name": "synthetic/<model>",
+                "kind": "hub",
+                "revision": "0" * 40,
+                "adapter": None,
+                "dtype": "float32",
+                "fingerprint": "2" * 64,
+                "model_type": "llama",
+            },
+            "data": {"name": "synthetic", "sha256": "1" * 64, "n_pairs": len(pairs) + 1, "n_cut": 0},
             "prompt": {
-                "form": "pointwise",
+                "format": "pointwise",
                 "order": "dqi",
                 "instruction": "Does the document answer the query?",
+                "answers": ["yes", "no"],
             },
             "relscope_version": "0.1.0",
         },
         created="2025-01-02T03:04:05+00:00",
         environment={
             "packages": {"torch": "2.9.0", "transformers": "5.0.0"},
-            "hardware": "a test",
-            "device": "cpu",
+            "hardware": {"machine": "a test", "processor": "none", "device": "cpu"},
             "threads": 1,
         },
         model_shape={

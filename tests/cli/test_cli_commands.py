@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,19 @@ def test_judge_shows_each_pair_on_one_line(relscope: Command, tiny_model_folder:
         assert f"{row.ld_clean:+.3f}" in line
         assert f"{row.ld_corrupted:+.3f}" in line
         assert str(row.query_text)[:40] in line
+
+
+def test_text_that_the_terminal_cannot_show_is_replaced(
+    relscope: Command, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    pair = {"query": "日本 the cat", "positive_document": "The cat sat.", "hard_negative_document": ["A dog ran."]}
+    data.write_text(json.dumps(pair))
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert relscope("judge", "-m", tiny_model_folder, "-d", data).status == 0
+    sys.stdout.flush()
+    assert b"?? the cat" in shown.getvalue()
 
 
 def test_check_passes_a_good_model_clause_by_clause(relscope: Command, tiny_model_folder: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_shared_prefix_attends_like_each_item_alone(
     def draw(*shape: int) -> Tensor:
         return 2 * torch.randn(*shape, generator=generator)
 
-    prefix_key, prefix_value = draw(n_kv_heads, n_prefix, d_head), draw(n_kv_heads, n_prefix, d_head)
+    prefix_k, prefix_v = draw(n_kv_heads, n_prefix, d_head), draw(n_kv_heads, n_prefix, d_head)
     query = draw(n_items, n_heads, n_pos, d_head)
     key, value = draw(n_items, n_kv_heads, n_pos, d_head), draw(n_items, n_kv_heads, n_pos, d_head)
     whole = torch.ones(n_prefix + n_pos, n_prefix + n_pos, dtype=torch.bool).tril()
@@ -61,10 +61,10 @@ def test_a_shared_prefix_attends_like_each_item_alone(
         whole = whole.triu(1 - window)
     mask = whole[n_prefix:]
     call = AttentionCall(0, query, key, value, None, scaling=0.7, softcap=softcap)
-    found = SharedPrefixAttention(prefix_key, prefix_value, mask)(call)
+    found = SharedPrefixAttention(prefix_k, prefix_v, mask)(call)
     assert found.shape == (n_items, n_pos, n_heads, d_head)
     for item in range(n_items):
-        keys, values = torch.cat([prefix_key, key[item]], 1), torch.cat([prefix_value, value[item]], 1)
+        keys, values = torch.cat([prefix_k, key[item]], 1), torch.cat([prefix_v, value[item]], 1)
         wanted = written_out(query[item], keys, values, mask, 0.7, softcap)
         # float32 against float64, values of order 1
         torch.testing.assert_close(found[item].double(), wanted, rtol=1e-5, atol=1e-5)

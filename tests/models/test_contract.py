@@ -177,12 +177,13 @@ def test_attention_that_does_not_ask_the_registry_fails_the_restart_with_the_rea
     assert "registry" in next(c.detail for c in contract.clauses if c.name == "restart")
 
 
-def test_a_few_huge_coordinates_do_not_hide_an_error_elsewhere() -> None:
-    # As real models have them; 1 % of them is more than all other coordinates together.
+def test_a_huge_position_does_not_hide_an_error_elsewhere() -> None:
+    # Real models hold entries a thousand times the usual at their first token.
     model = tiny_model("llama", V)
+    first_token = int(torch.randint(0, V, (2, 24), generator=torch.Generator().manual_seed(0))[0, 0])
     with torch.no_grad():
-        model.model.layers[0].mlp.down_proj.weight[3] *= 1000
-    assert check_contract(as_judge(model)).restartable
+        model.model.embed_tokens.weight[first_token] *= 10_000
+    assert failed(check_contract(as_judge(model))) == set()
     judge = as_judge(model)
 
     def nudged(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
@@ -192,6 +193,18 @@ def test_a_few_huge_coordinates_do_not_hide_an_error_elsewhere() -> None:
 
     judge.layers[2].module.register_forward_hook(nudged)
     assert failed(check_contract(judge)) == {"residual sum", "restart"}
+
+
+def test_attention_that_counts_positions_itself_fails_the_restart() -> None:
+    # From the first position on it restarts well; from a later one it counts wrong.
+    judge = as_judge(tiny_model("llama", V))
+
+    def counted(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        return (hidden + torch.arange(hidden.shape[1])[:, None] / 10, *args[1:]), kwargs
+
+    judge.layers[1].attention.register_forward_pre_hook(counted, with_kwargs=True)
+    assert failed(check_contract(judge)) == {"restart"}
 
 
 def test_a_clause_that_does_not_exist_does_not_hold() -> None:

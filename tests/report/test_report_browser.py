@@ -113,6 +113,8 @@ def test_pointing_at_a_square_shows_its_value_interval_and_number_of_pairs(opene
     assert f"IE {words.number(site['ie'])} {words.interval(site['ie_low'], site['ie_high'])}" in shown
     effect = f"{words.number(site['effect'])} {words.interval(site['effect_low'], site['effect_high'])}"
     assert f"effect {effect} logits" in shown
+    margin = f"{words.number(site['p_effect'])} {words.interval(site['p_effect_low'], site['p_effect_high'])}"
+    assert f"P(yes) − P(no) changes by {margin}" in shown
     assert shown.endswith("n = 12 pairs of 6 queries")
 
 
@@ -122,6 +124,7 @@ def test_pointing_at_a_head_names_it(opened: Opened, run_dir: Path) -> None:
     heads = effects[effects["head"] == 1]
     site = _site(heads, "z", 4, "last")
     shown = opened.point_at("map-6", column=4, row=1)
+    assert f"P(yes) − P(no) changes by {words.number(site['p_effect'])} [" in shown
     assert shown.startswith("L4H1, last")
     assert f"IE {words.number(site['ie'])} {words.interval(site['ie_low'], site['ie_high'])}" in shown
 

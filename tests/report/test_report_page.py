@@ -20,6 +20,7 @@ from conftest import Page, changed_run, page_only
 from relscope.analysis import judge_quality, site_effects, top_heads
 from relscope.errors import InputError
 from relscope.report import build_report, words
+from relscope.report.maps import CELL_COLUMNS
 from relscope.results import ExclusionRecord, PromptSample, Segment, open_run
 from synthetic import AWKWARD_TEXTS, write_synthetic_run
 
@@ -45,7 +46,7 @@ def test_every_map_on_the_page_holds_the_numbers_of_the_analysis(page: Page, run
                 flow = shown["kind"] == "flow"
                 key = (shown["name"], row, layer, pd.NA) if flow else ("z", shown["name"], layer, int(row))
                 site = effects.loc[key]
-                for column in ("effect", "effect_low", "effect_high", "ie", "ie_low", "ie_high", "n_pairs"):
+                for column in CELL_COLUMNS:
                     # six significant digits are written
                     np.testing.assert_allclose(shown["cells"][column][i][j], site[column], rtol=1e-5, atol=1e-300)
 
@@ -159,7 +160,7 @@ def test_no_text_of_the_run_becomes_an_element(run_dir: Path, tmp_path: Path) ->
             ).model_dump()
         ],
         lints=[{"name": ATTACK, "ok": ok, "message": ATTACK} for ok in (True, False)],
-        environment={"device": ATTACK},
+        environment={"hardware": {"device": ATTACK}},
     )
     page = Page.read(build_report(attacked))
     assert page.tags("img") == []
@@ -186,20 +187,11 @@ def test_the_same_run_gives_the_same_bytes(report: Path, run_dir: Path, tmp_path
 
 
 def test_a_run_in_progress_says_how_far_it_is(run_dir: Path, tmp_path: Path) -> None:
-    old = open_run(run_dir).manifest
-    identity = json.loads(json.dumps(old.identity))
-    regions = ["query", "document", "instruction", "last", "all"]
-    components = ["attn_out", "mlp_out", "resid_post"]
-    identity["config"]["experiments"] = {
-        "flow": {"regions": regions, "components": components},
-        "heads": {"regions": regions},
-    }
-
     def half(rows: pd.DataFrame) -> pd.DataFrame:
         kept = sorted(set(rows["pair_id"]))[:6]
         return rows[(rows["experiment"] == "judge") | ((rows["experiment"] == "flow") & rows["pair_id"].isin(kept))]
 
-    partial = changed_run(run_dir, tmp_path / "run", half, status="running", identity=identity)
+    partial = changed_run(run_dir, tmp_path / "run", half, status="running")
     text = " ".join(Page.read(page_only(partial)).text.split())
     assert "This run is not complete" in text
     assert "judge: 14 of 14 rows (100 %)" in text
@@ -214,7 +206,7 @@ def test_a_complete_run_does_not_claim_to_be_unfinished(page: Page) -> None:
 
 def test_a_run_with_one_experiment_names_the_other_as_not_part_of_it(run_dir: Path, tmp_path: Path) -> None:
     identity = json.loads(json.dumps(open_run(run_dir).manifest.identity))
-    identity["config"]["experiments"] = {"flow": None, "heads": {"regions": ["last"]}}
+    del identity["config"]["experiments"]["flow"]
     only = changed_run(run_dir, tmp_path / "run", lambda rows: rows[rows["experiment"] != "flow"], identity=identity)
     page = Page.read(build_report(only))
     assert "The experiment flow was not part of this run." in page.text
@@ -250,12 +242,16 @@ def test_a_single_pair_shows_effects_without_intervals_and_warns(tmp_path: Path)
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
 
 
-def test_a_model_at_chance_is_announced_and_its_maps_show_raw_effects(tmp_path: Path) -> None:
-    page = Page.read(page_only(write_synthetic_run(tmp_path / "run", judges_well=False)))
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_a_model_at_chance_is_announced_and_its_maps_show_raw_effects(tmp_path: Path, direction: str) -> None:
+    page = Page.read(page_only(write_synthetic_run(tmp_path / "run", judges_well=False, direction=direction)))
     assert any("alarm" in (a.get("class") or "") and a.get("role") == "alert" for a in page.tags("aside"))
     assert "The verdicts are not better than chance" in page.text
     assert page.data["quantity"] == "effect"
-    assert "Colours show the effect in logits and not the indirect effect" in " ".join(page.text.split())
+    text = " ".join(page.text.split())
+    assert "Colours show the effect in logits and not the indirect effect" in text
+    assert "Red raises LD (towards yes), blue lowers it (towards no)" in text
+    assert "the activation was taken from" not in text
 
 
 def test_noise_keeps_its_gap_positive_and_its_indirect_effect_a_share(tmp_path: Path) -> None:
@@ -265,7 +261,40 @@ def test_noise_keeps_its_gap_positive_and_its_indirect_effect_a_share(tmp_path: 
     assert gap > 0
     assert f"the clean and the corrupted run is {words.number(gap)} [" in page.text
     assert page.data["quantity"] == "ie"
+    assert "Red moves the verdict towards that of the run that the activation was taken from" in page.text
+    assert "Red raises" not in page.text
     assert "noise (one activation of the corrupted run is put into the clean run)" in page.text
+
+
+@pytest.mark.parametrize("judges_well", [True, False])
+def test_a_run_of_heads_alone_says_what_its_colours_mean(tmp_path: Path, judges_well: bool) -> None:
+    page = Page.read(page_only(write_synthetic_run(tmp_path / "run", components=["z"], judges_well=judges_well)))
+    text = " ".join(page.text.split())
+    assert text.count("Red moves the verdict") == judges_well
+    assert text.count("Red raises LD") == (not judges_well)
+    assert text.count("Colours show the effect in logits and not the indirect effect") == (not judges_well)
+    assert "the section above" not in text
+
+
+def test_clean_and_corrupted_are_named_where_reading_is_explained(page: Page) -> None:
+    text = " ".join(page.text.split())
+    assert "Clean is the prompt with the relevant (positive) document" in text
+    assert "corrupted the same prompt with the other (negative) document" in text
+    assert (
+        "in pairwise prompts clean has the relevant document as document A, and in corrupted the two are swapped"
+        in text
+    )
+
+
+def test_what_was_run_is_read_from_the_identity_that_a_study_writes(page: Page) -> None:
+    for name, value in (
+        ("Negative documents", "hard (from the first 100 candidates), up to 2 for each query"),
+        ("Prompt", "pointwise"),
+        ("Answers", "yes or no"),
+        ("Precision", "float32"),
+        ("Device", "cpu (none)"),
+    ):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page.html
 
 
 def test_pairwise_prompts_are_described_as_swapped_documents(run_dir: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ Nothing here imports torch.
 """
 
 from relscope.analysis.effects import EFFECT_COLUMNS, TINY_GAP, site_effects
+from relscope.analysis.heads import top_heads
 from relscope.analysis.intervals import Estimate, bootstrap_weights, percentile_interval
-from relscope.analysis.maps import SiteMap, layer_head_map, layer_region_map, top_heads
 from relscope.analysis.quality import JudgeQuality, judge_quality
 
 __all__ = [
@@ -13,11 +13,8 @@ __all__ = [
     "TINY_GAP",
     "Estimate",
     "JudgeQuality",
-    "SiteMap",
     "bootstrap_weights",
     "judge_quality",
-    "layer_head_map",
-    "layer_region_map",
     "percentile_interval",
     "site_effects",
     "top_heads",

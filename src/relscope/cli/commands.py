@@ -131,6 +131,7 @@ def judge(
     prompt: o.Prompt = None,
     negatives: o.Negatives = None,
     pairs: o.Pairs = None,
+    filter: o.Filter = None,
     seed: o.Seed = None,
     dtype: o.Dtype = None,
     device: o.Device = None,

@@ -179,7 +179,7 @@ def print_plan(plan: Plan) -> None:
     """What a study will do and take."""
     table = Table.grid(padding=(0, 2))
     for label, value in (
-        ("pairs", f"{plan.n_pairs:,} ({plan.n_excluded:,} excluded)"),
+        ("pairs", f"{plan.n_pairs:,} ({plan.n_excluded:,} excluded; before any filter, which needs the verdicts)"),
         ("patches", f"{plan.n_patches:,}"),
         ("tokens in prompts", f"{plan.n_tokens:,}"),
         ("positions recomputed", f"{plan.n_positions:,} (position x layer)"),

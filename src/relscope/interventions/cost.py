@@ -17,7 +17,7 @@ from torch import nn
 
 from relscope.interventions.patching import place_sites
 from relscope.interventions.sites import Site
-from relscope.interventions.wavefront import PlacedSite
+from relscope.interventions.wavefront import ROWS_PER_CHUNK, PlacedSite
 from relscope.models import JudgeModel
 from relscope.prompts import AlignedPair
 
@@ -67,9 +67,13 @@ def patch_cost(
         n_positions += n_after * n_suffix
         suffixes.append(n_suffix)
     size = judge.dtype.itemsize
-    recorded = 2 * shape.n_layers * n_tokens * size * (4 * shape.d_model + shape.n_heads * shape.d_head)
+    heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.d_head
+    recorded = 2 * shape.n_layers * n_tokens * size * (4 * shape.d_model + heads)
     in_flight = min(memory_limit, len(placed) * max(suffixes) * shape.d_model * size)
-    return PatchCost(len(placed), n_positions, flops, 2 * full_pass, len(placed) * full_pass, recorded + in_flight)
+    rows = max(ROWS_PER_CHUNK, *suffixes)
+    chunk = rows * size * (per_layer.mlp_width + 4 * shape.d_model + shape.n_heads * n_tokens)
+    memory = recorded + in_flight + chunk
+    return PatchCost(len(placed), n_positions, flops, 2 * full_pass, len(placed) * full_pass, memory)
 
 
 class _Layer:
@@ -78,6 +82,7 @@ class _Layer:
     def __init__(self, judge: JudgeModel) -> None:
         block = judge.layers[len(judge.layers) // 2]
         self.mlp = 2.0 * _n_weights(block.mlp)
+        self.mlp_width = _n_weights(block.mlp) // judge.shape.d_model  # activations that one position holds at once
         self.out_proj = 2.0 * _n_weights(block.out_proj)
         self._attention = 2.0 * _n_weights(block.attention)
         self._for_each_source = 4.0 * judge.shape.n_heads * judge.shape.d_head

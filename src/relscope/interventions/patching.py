@@ -10,6 +10,7 @@ and the logit difference LD = logit(yes) - logit(no) that results. Source of the
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def patch_pair(
     *,
     direction: Direction = "denoise",
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
-    restart: bool = True,
+    restart: bool | None = None,
     on_group: Callable[[list[Site]], None] | None = None,
 ) -> PatchedPair:
     """Patch each site of one pair, alone, and measure the verdict. Exact: nothing is approximated.
@@ -54,10 +55,10 @@ def patch_pair(
         pair: clean and corrupted prompt of equal length.
         sites: what to patch.
         direction: "denoise" patches clean values into the corrupted run, "noise" the reverse.
-        memory_bytes: bound on the patched activations held at once (the weights, the two recorded runs and
-            a chunk's temporaries come on top).
-        restart: False takes the plain way, one full forward pass for each site; for models that fail the contract's
-            restart clause.
+        memory_bytes: bound on the patched activations held at once (the weights, the two recorded runs and the
+            temporaries of one chunk of about 1000 rows come on top).
+        restart: None asks the model's contract: restart where it holds, else the plain way, one full forward pass for
+            each site, with a warning. True and False decide it.
         on_group: called with the sites of each group as soon as they are done.
 
     Returns:
@@ -65,10 +66,16 @@ def patch_pair(
         computed: nothing can change there, and its patched LD is the base run's.
 
     Raises:
-        InputError: a site's layer or head does not exist in the model, or a region in the pair's prompts.
+        InputError: a site's layer or head does not exist in the model, a region in the pair's prompts, or the model
+            fails a clause of the contract without which patches mean nothing.
     """
     for site in sites:
         _check_site(judge, site)
+    if restart is None:
+        judge.contract.require_patching(judge.identity.name)
+        restart = judge.contract.restartable
+        if not restart:
+            warnings.warn(f"{judge.identity.name}: {judge.contract.why_not_restartable}", stacklevel=2)
     clean, corrupted = (judge.record(run.ids, for_restart=restart) for run in (pair.clean, pair.corrupted))
     ld_clean = _logit_diff(judge, pair, clean.resid_post[-1, -1:])
     ld_corrupted = _logit_diff(judge, pair, corrupted.resid_post[-1, -1:])

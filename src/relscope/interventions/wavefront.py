@@ -80,14 +80,18 @@ def sweep(
             else:
                 part.copy_(advanced)
         for (component, positions), numbers in by_layer[layer].items():
-            heads = [placed[n].site.head for n in numbers]
-            rows = _patched_rows(judge, base, source, component, layer, heads, positions)
-            joined = in_flight[len(number_of) : len(number_of) + len(numbers)]
-            joined.copy_(base.resid_post[layer, start:].expand_as(joined))
-            joined[:, [p - start for p in positions]] = rows
-            number_of += numbers
-            if at_end:
-                finals.append(joined[:, -1])
+            at_once = max(1, ROWS_PER_CHUNK // len(positions))
+            for first in range(0, len(numbers), at_once):
+                some = numbers[first : first + at_once]
+                heads = [placed[n].site.head for n in some]
+                joined = in_flight[len(number_of) : len(number_of) + len(some)]
+                joined.copy_(base.resid_post[layer, start:].expand_as(joined))
+                joined[:, [p - start for p in positions]] = _patched_rows(
+                    judge, base, source, component, layer, heads, positions
+                )
+                number_of += some
+                if at_end:
+                    finals.append(joined[:, -1])
         if at_end:
             values = read_out(torch.cat(finals))
             result = torch.empty_like(values)

@@ -37,9 +37,9 @@ class AttentionCall:
     """
 
     layer: int
-    query: Float[Tensor, "item head pos d_head"]
-    key: Float[Tensor, "item kv_head pos d_head"]
-    value: Float[Tensor, "item kv_head pos d_head"]
+    q: Float[Tensor, "item head pos d_head"]
+    k: Float[Tensor, "item kv_head pos d_head"]
+    v: Float[Tensor, "item kv_head pos d_head"]
     mask: Float[Tensor, "item 1 pos src"] | None
     scaling: float
     softcap: float | None
@@ -65,9 +65,9 @@ def _dispatch(
     scaling = options.get("scaling")
     call = AttentionCall(
         layer=int(module.layer_idx),  # type: ignore[arg-type]
-        query=query,
-        key=key,
-        value=value,
+        q=query,
+        k=key,
+        v=value,
         mask=attention_mask,
         scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
         softcap=options.get("softcap"),
@@ -95,29 +95,29 @@ def attention_replaced(config: Any, function: AttentionFunction) -> Iterator[Non
 
 def attention_pattern(call: AttentionCall, mask: Bool[Tensor, "pos src"]) -> Float[Tensor, "item head pos src"]:
     """Attention weights of one call in float32: softmax of the scaled, soft-capped, masked scores."""
-    groups = call.query.shape[1] // call.key.shape[1]
-    key = call.key.repeat_interleave(groups, dim=1)
-    scores = torch.matmul(call.query, key.transpose(-1, -2)).float() * call.scaling
+    groups = call.q.shape[1] // call.k.shape[1]
+    k = call.k.repeat_interleave(groups, dim=1)
+    scores = torch.matmul(call.q, k.transpose(-1, -2)).float() * call.scaling
     return torch.softmax(_capped(scores, call.softcap).masked_fill(~mask, -torch.inf), dim=-1)
 
 
 def attend(call: AttentionCall, mask: Bool[Tensor, "pos src"]) -> Float[Tensor, "item pos head d_head"]:
     """Plain attention over the call's own keys and values."""
-    groups = call.query.shape[1] // call.key.shape[1]
-    pattern = attention_pattern(call, mask).to(call.value.dtype)
-    return torch.matmul(pattern, call.value.repeat_interleave(groups, dim=1)).transpose(1, 2)
+    groups = call.q.shape[1] // call.k.shape[1]
+    pattern = attention_pattern(call, mask).to(call.v.dtype)
+    return torch.matmul(pattern, call.v.repeat_interleave(groups, dim=1)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class SharedPrefixAttention:
     """Attention of recomputed suffixes to a prefix that all items share, and to themselves.
 
-    `prefix_key` and `prefix_value` hold the positions before the suffix; `mask` says which of prefix and suffix each
+    `prefix_k` and `prefix_v` hold the positions before the suffix; `mask` says which of prefix and suffix each
     suffix position may see (True: sees).
     """
 
-    prefix_key: Float[Tensor, "kv_head prefix d_head"]
-    prefix_value: Float[Tensor, "kv_head prefix d_head"]
+    prefix_k: Float[Tensor, "kv_head prefix d_head"]
+    prefix_v: Float[Tensor, "kv_head prefix d_head"]
     mask: Bool[Tensor, "pos src"]
 
     def __call__(self, call: AttentionCall, /) -> Float[Tensor, "item pos head d_head"]:
@@ -126,28 +126,28 @@ class SharedPrefixAttention:
         The query heads of a key/value head are folded into the position axis, so that grouped-query attention needs
         no copies of keys; prefix scores of all items are then one matrix product for each key/value head.
         """
-        n_items, n_heads, n_pos, d_head = call.query.shape
-        n_kv_heads, n_prefix, _ = self.prefix_key.shape
+        n_items, n_heads, n_pos, d_head = call.q.shape
+        n_kv_heads, n_prefix, _ = self.prefix_k.shape
         n_rows = n_heads // n_kv_heads * n_pos
-        query = call.query.reshape(n_items, n_kv_heads, n_rows, d_head).transpose(0, 1) * call.scaling
-        query = query.contiguous()
-        key = call.key.transpose(0, 1)
-        value = call.value.transpose(0, 1)
+        q = call.q.reshape(n_items, n_kv_heads, n_rows, d_head).transpose(0, 1) * call.scaling
+        q = q.contiguous()
+        k = call.k.transpose(0, 1)
+        v = call.v.transpose(0, 1)
 
-        scores = query.new_empty(n_kv_heads, n_items, n_rows, n_prefix + n_pos)
-        of_prefix = torch.bmm(query.view(n_kv_heads, n_items * n_rows, d_head), self.prefix_key.transpose(1, 2))
+        scores = q.new_empty(n_kv_heads, n_items, n_rows, n_prefix + n_pos)
+        of_prefix = torch.bmm(q.view(n_kv_heads, n_items * n_rows, d_head), self.prefix_k.transpose(1, 2))
         scores[..., :n_prefix] = of_prefix.view(n_kv_heads, n_items, n_rows, n_prefix)
-        scores[..., n_prefix:] = torch.matmul(query, key.transpose(-1, -2))
+        scores[..., n_prefix:] = torch.matmul(q, k.transpose(-1, -2))
         if call.softcap is not None:
             scores = _capped(scores, call.softcap)
         if not bool(self.mask.all()):
             visible = self.mask.repeat(n_heads // n_kv_heads, 1)
             scores.masked_fill_(~visible, -torch.inf)
-        pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+        pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
 
         from_prefix = pattern[..., :n_prefix].reshape(n_kv_heads, n_items * n_rows, n_prefix)
-        z = torch.bmm(from_prefix, self.prefix_value).view(n_kv_heads, n_items, n_rows, d_head)
-        z = z + torch.matmul(pattern[..., n_prefix:], value)
+        z = torch.bmm(from_prefix, self.prefix_v).view(n_kv_heads, n_items, n_rows, d_head)
+        z = z + torch.matmul(pattern[..., n_prefix:], v)
         return z.transpose(0, 1).reshape(n_items, n_heads, n_pos, d_head).transpose(1, 2)
 
 

@@ -49,6 +49,15 @@ class Contract:
         """Whether patched runs may be restarted from the patched layer; otherwise each takes a full forward pass."""
         return self.holds("residual sum", "restart")
 
+    @property
+    def why_not_restartable(self) -> str:
+        """What a user is told about a model that is patched the plain way."""
+        failed = ", ".join(repr(clause.name) for clause in self.clauses if not clause.ok)
+        return (
+            f"the model cannot be restarted within its layers (contract: {failed}); "
+            "each patch takes a full forward pass"
+        )
+
     def require_patching(self, model_name: str) -> None:
         """Refuse a model whose patches would not mean what they say.
 

@@ -7,8 +7,9 @@ unembedding are computed, in float32: in bf16 the logits themselves have steps o
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,9 @@ from relscope.errors import InputError
 from relscope.models.architectures import Architecture, DecoderLayer, find_architecture, resolve_layers
 from relscope.models.attention import SharedPrefixAttention, attention_replaced
 from relscope.models.recording import RecordedRun, Recorder, record
+
+if TYPE_CHECKING:
+    from relscope.models.contract import Contract
 
 _TOKENS_PER_BATCH = 2048
 
@@ -67,6 +71,9 @@ class JudgeModel:
         self.tokenizer = tokenizer
         self.identity = identity
         self.config = model.config.get_text_config(decoder=True)
+        if getattr(self.config, "attn_logit_softcapping", None) and self.config._attn_implementation != "eager":
+            # Early releases of transformers 5 choose SDPA here, which drops the soft cap in silence.
+            model.set_attn_implementation("eager")
         self.decoder: nn.Module = model.get_decoder()
         self.architecture: Architecture
         self.architecture, self.known_type = find_architecture(self.config.model_type, self.decoder)
@@ -84,6 +91,13 @@ class JudgeModel:
     def dtype(self) -> torch.dtype:
         """Number format of the weights."""
         return self.model.dtype
+
+    @functools.cached_property
+    def contract(self) -> Contract:
+        """The outcome of the load-time contract, checked when it is first asked for."""
+        from relscope.models.contract import check_contract
+
+        return check_contract(self)
 
     def to_ids(self, ids: Sequence[int]) -> Tensor:
         """Token ids as a batch of one on the model's device.
@@ -174,11 +188,11 @@ class JudgeModel:
         block = self.layers[layer]
         start = base.n_positions - resid_pre.shape[1]
         attention = SharedPrefixAttention(
-            prefix_key=base.key[layer][:, :start],
-            prefix_value=base.value[layer][:, :start],
+            prefix_k=base.k[layer][:, :start],
+            prefix_v=base.v[layer][:, :start],
             mask=base.mask[layer][start:],
         )
-        kwargs = _suffix_kwargs(base.layer_kwargs[layer], start, base.n_positions)
+        kwargs = _suffix_kwargs(base.layer_kwargs[layer], start)
         with attention_replaced(self.config, attention):
             raw, _ = block.attention(block.norm_before_attention(resid_pre), **kwargs)
         attn_out = block.norm_after_attention(raw)
@@ -209,11 +223,9 @@ class JudgeModel:
         )
 
 
-def _suffix_kwargs(kwargs: Mapping[str, Any], start: int, n_positions: int) -> dict[str, Any]:
-    """What a layer's attention was given, cut to the suffix that begins at `start`; mask and cache are ours."""
-    ours = ("attention_mask", "past_key_values", "layer_past", "use_cache", "hidden_states")
-    cut = {name: value for name, value in kwargs.items() if name not in ours}
-    cut["attention_mask"] = None
+def _suffix_kwargs(kwargs: Mapping[str, Any], start: int) -> dict[str, Any]:
+    """What a layer's attention was given, cut to the suffix that begins at `start`; the mask is ours."""
+    cut = {**kwargs, "attention_mask": None}
     for name in ("position_ids", "cache_position"):
         if isinstance(cut.get(name), Tensor):
             cut[name] = cut[name][..., start:]

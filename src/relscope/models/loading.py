@@ -27,6 +27,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _FINGERPRINT_SAMPLES = 1024
+# What a config says besides how to compute: where it came from, and what generation does with it.
+_NOT_IN_FINGERPRINT = re.compile(
+    r"_.*|architectures|transformers_version|(torch_)?dtype|quantization_config|use_cache|\w+_token_id|pretraining_tp"
+)
 
 
 @dataclass(frozen=True)
@@ -160,12 +164,14 @@ def parse_device(device: str) -> torch.device:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over every parameter's name, shape, and up to 1024 evenly spaced values.
+    """SHA-256 over the config and over every parameter's name, shape, and up to 1024 evenly spaced values.
 
     Another training step or a merged adapter moves nearly every weight, so a sample tells models apart at a small
-    part of the cost of reading them all.
+    part of the cost of reading them all. Of the config, only what does not enter the computation is left out.
     """
-    digest = hashlib.sha256()
+    config: dict[str, Any] = model.config.to_dict() if hasattr(model, "config") else {}  # type: ignore[operator, union-attr]
+    meaningful = {name: value for name, value in config.items() if not _NOT_IN_FINGERPRINT.fullmatch(name)}
+    digest = hashlib.sha256(json.dumps(meaningful, sort_keys=True, default=str).encode())
     for name, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().reshape(-1)
         stride = max(1, flat.numel() // _FINGERPRINT_SAMPLES)
@@ -220,6 +226,11 @@ def _load_tokenizer(place: ModelSource, options: dict[str, Any]) -> Any:
     # transformers' own bars and notices would end up between our lines; errors still raise.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    folder = Path(place.location)
+    if place.kind in ("folder", "embedded") and not any((*folder.glob("tokenizer*"), *folder.glob("vocab*"))):
+        raise InputError(
+            f"model {place.location!r}: the folder has no tokenizer (tokenizer.json); save it beside the model"
+        )
     tokenizer = AutoTokenizer.from_pretrained(place.location, **options)
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(

@@ -24,15 +24,18 @@ from relscope.models.attention import (
     attention_replaced,
 )
 
+# Of what a layer's attention is given: its input and its mask are recorded by other means, and a cache is never used.
+_NOT_KEPT = ("hidden_states", "attention_mask", "past_key_values", "layer_past", "use_cache")
+
 
 @dataclass(frozen=True)
 class RecordedRun:
     """Activations of one prompt's forward pass, batch dimension removed. Read-only by convention.
 
     `attn_out` and `mlp_out` are what is added to the residual stream, after any post-norm; `z` is the heads' output
-    before the output projection; `key` and `value` are as attention sees them (after rotary embedding).
+    before the output projection; `k` and `v` are as attention sees them (after rotary embedding).
     `layer_kwargs[l]` is what the model passed to layer l's attention, from which a restart takes its share.
-    `key`, `value` and `mask` are empty where the model's own attention ran (see `record`).
+    `k`, `v` and `mask` are empty where the model's own attention ran (see `record`).
     """
 
     resid_pre: Float[Tensor, "layer pos d_model"]
@@ -40,8 +43,8 @@ class RecordedRun:
     mlp_out: Float[Tensor, "layer pos d_model"]
     resid_post: Float[Tensor, "layer pos d_model"]
     z: Float[Tensor, "layer pos head d_head"]
-    key: tuple[Float[Tensor, "kv_head pos d_head"], ...]
-    value: tuple[Float[Tensor, "kv_head pos d_head"], ...]
+    k: tuple[Float[Tensor, "kv_head pos d_head"], ...]
+    v: tuple[Float[Tensor, "kv_head pos d_head"], ...]
     mask: tuple[Bool[Tensor, "pos src"], ...]
     layer_kwargs: tuple[dict[str, Any], ...]
 
@@ -55,14 +58,14 @@ class RecordedRun:
 class Recorder:
     """An attention function that computes attention plainly and keeps what it saw, layer by layer."""
 
-    key: dict[int, Tensor] = field(default_factory=dict)
-    value: dict[int, Tensor] = field(default_factory=dict)
+    k: dict[int, Tensor] = field(default_factory=dict)
+    v: dict[int, Tensor] = field(default_factory=dict)
     mask: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, call: AttentionCall, /) -> Tensor:
         """Plain attention; keeps key, value and mask."""
         mask = visible(call)
-        self.key[call.layer], self.value[call.layer] = call.key[0], call.value[0]
+        self.k[call.layer], self.v[call.layer] = call.k[0], call.v[0]
         self.mask[call.layer] = mask
         return attend(call, mask)
 
@@ -83,9 +86,9 @@ class PatternChecker(Recorder):
 
 def visible(call: AttentionCall) -> Bool[Tensor, "pos src"]:
     """Which source each position sees, from the model's own mask (causal, windowed...), or causal without one."""
-    n_pos, n_src = call.query.shape[2], call.key.shape[2]
+    n_pos, n_src = call.q.shape[2], call.k.shape[2]
     if call.mask is None:
-        return torch.ones(n_pos, n_src, dtype=torch.bool, device=call.query.device).tril(n_src - n_pos)
+        return torch.ones(n_pos, n_src, dtype=torch.bool, device=call.q.device).tril(n_src - n_pos)
     mask = call.mask[0, 0, :, :n_src]
     return mask if mask.dtype == torch.bool else mask == 0
 
@@ -117,7 +120,7 @@ def _outputs_kept(layers: Sequence[DecoderLayer]) -> Iterator[dict[str, dict[int
 
     def keep_kwargs(index: int) -> Any:
         def hook(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-            kept["kwargs"][index] = dict(kwargs)
+            kept["kwargs"][index] = {name: value for name, value in kwargs.items() if name not in _NOT_KEPT}
 
         return hook
 
@@ -155,7 +158,7 @@ def record(
     with replaced, _outputs_kept(layers) as kept:
         decoder(input_ids=ids, use_cache=False)
     order = range(len(layers))
-    if recorder is not None and set(recorder.key) != set(order):
+    if recorder is not None and set(recorder.k) != set(order):
         raise UnsupportedAttentionError("the model's attention does not go through the registry of transformers")
 
     def stacked(name: str) -> Tensor:
@@ -171,8 +174,8 @@ def record(
         mlp_out=stacked("mlp_out"),
         resid_post=stacked("resid_post"),
         z=z.view(*z.shape[:-1], int(config.num_attention_heads), -1),
-        key=() if recorder is None else in_order(recorder.key),
-        value=() if recorder is None else in_order(recorder.value),
+        k=() if recorder is None else in_order(recorder.k),
+        v=() if recorder is None else in_order(recorder.v),
         mask=() if recorder is None else in_order(recorder.mask),
         layer_kwargs=tuple(kept["kwargs"][i] for i in order),
     )

@@ -9,7 +9,7 @@ from relscope.prompts.control_tokens import PartError
 from relscope.prompts.display import coloured, print_prompt
 from relscope.prompts.regions import DEFAULT_REGIONS, REGIONS, Prompt, Span
 from relscope.prompts.rendering import AnswerTokenError, PromptRenderer
-from relscope.prompts.template import PromptTemplate
+from relscope.prompts.template import PromptTemplate, read_yaml
 
 __all__ = [
     "DEFAULT_REGIONS",
@@ -26,4 +26,5 @@ __all__ = [
     "align_all",
     "coloured",
     "print_prompt",
+    "read_yaml",
 ]

@@ -134,15 +134,28 @@ class PromptTemplate(BaseModel):
     @classmethod
     def from_yaml(cls, path: str | Path) -> PromptTemplate:
         """Read the fields from a YAML file; an empty file gives the defaults."""
-        try:
-            fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-        except yaml.YAMLError as error:
-            raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-        return cls.from_mapping({} if fields is None else fields, str(path))
+        return cls.from_mapping(read_yaml(path), str(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The fields that a YAML file holds; an empty file holds none.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, or does not hold a mapping.
+    """
+    try:
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: a mapping of fields is needed, such as 'order: qdi', not {reprlib.repr(fields)}")
+    return fields
 
 
 def _explain(error: ValidationError) -> str:

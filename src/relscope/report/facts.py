@@ -82,14 +82,12 @@ def data_name(manifest: Manifest) -> str:
 def asked_experiments(manifest: Manifest) -> list[str]:
     """The experiments that the study asked for, as far as the manifest says so."""
     found = lookup(manifest.identity, "config.experiments")
-    if isinstance(found, Mapping):
-        return [str(name) for name, options in found.items() if options is not None]
-    return [str(name) for name in found] if isinstance(found, list) else []
+    return [str(name) for name in found] if isinstance(found, Mapping) else []
 
 
 def runs_in_words(manifest: Manifest) -> dict[str, str]:
     """What the clean and the corrupted prompt hold: another document, or the two documents swapped."""
-    if lookup(manifest.identity, "prompt.format", "prompt.form") == "pairwise":
+    if lookup(manifest.identity, "prompt.format") == "pairwise":
         return {"clean": "relevant document as A", "corrupted": "other document as A"}
     return {"clean": "relevant document", "corrupted": "other document"}
 
@@ -117,7 +115,7 @@ def facts(manifest: Manifest, directions: Sequence[str], experiments: Sequence[s
         ),
         ("Negative documents", _negatives(identity)),
         ("Documents cut at loading", f"{n_cut:,}" if n_cut else None),
-        ("Prompt", lookup(identity, "prompt.format", "prompt.form")),
+        ("Prompt", lookup(identity, "prompt.format")),
         ("Order of the parts", words.order_of_parts(str(order)) if order else None),
         ("Answers", " or ".join(map(str, answers)) if isinstance(answers, list) else None),
         ("Prompt length", _range(lengths, "token")),
@@ -176,7 +174,7 @@ def _planned_sites(manifest: Manifest, experiment: str) -> int | None:
 
 
 def _device(environment: Mapping[str, Any]) -> str | None:
-    device = lookup(environment, "hardware.device", "device")
+    device = lookup(environment, "hardware.device")
     name = lookup(environment, "hardware.accelerator", "hardware.processor")
     return f"{device} ({name})" if device and name else device
 
@@ -224,12 +222,10 @@ def _filter(value: Any) -> str | None:
 
 
 def _negatives(identity: Mapping[str, Any]) -> str | None:
-    found = lookup(identity, "config.negatives", "data.negatives")
-    if isinstance(found, Mapping):
-        kind, per_query = found.get("kind"), found.get("per_query")
-        if kind is None:
-            return None
-        per = f", up to {per_query} for each query" if per_query else ""
-        depth = f" (sampled from the BM25 top {found['depth']})" if kind == "hard" and found.get("depth") else ""
-        return f"{kind}{depth}{per}"
-    return str(found) if found is not None else None
+    found = lookup(identity, "config.negatives")
+    if not isinstance(found, Mapping) or found.get("kind") is None:
+        return None
+    kind, per_query = found["kind"], found.get("per_query")
+    per = f", up to {per_query} for each query" if per_query else ""
+    depth = f" (from the first {found['depth']} candidates)" if kind == "hard" and found.get("depth") else ""
+    return f"{kind}{depth}{per}"

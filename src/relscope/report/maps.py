@@ -26,6 +26,9 @@ CELL_COLUMNS = (
     "ie",
     "ie_low",
     "ie_high",
+    "p_effect",
+    "p_effect_low",
+    "p_effect_high",
     "n_pairs",
     "n_queries",
 )

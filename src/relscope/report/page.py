@@ -85,6 +85,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "heads_empty": _empty_words(contents, "heads"),
         "quantity_words": views.QUANTITY_WORDS[contents.scale.quantity],
         "shows_ie": contents.scale.quantity == "ie",
+        "colour_words": _colour_words(contents),
         "scale_words": _scale_words(contents),
         "colours": COLOURS,
         "limits": {name: _limit_words(limit) for name, limit in _limits(contents).items()},
@@ -149,6 +150,15 @@ def _limits(contents: Contents) -> dict[str, float]:
 
 def _limit_words(limit: float) -> dict[str, str]:
     return {"plain": f"{limit:g}", "plus": f"+{limit:g}", "minus": f"{words.MINUS}{limit:g}"}
+
+
+def _colour_words(contents: Contents) -> str:
+    if contents.scale.quantity == "ie":
+        return (
+            "Red moves the verdict towards that of the run that the activation was taken from, blue away from it, "
+            "white does nothing."
+        )
+    return "Red raises LD (towards yes), blue lowers it (towards no), white does nothing."
 
 
 def _scale_words(contents: Contents) -> str:

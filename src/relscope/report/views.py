@@ -131,6 +131,7 @@ def plot_map(effect_map: EffectMap, identifier: str, kind: str) -> dict[str, Any
         "missing": _has_gaps(effect_map),
         "decimals": words.decimals_for(effect_map.cells["effect"].ravel()),
         "ie_decimals": words.decimals_for(effect_map.cells["ie"].ravel()),
+        "p_decimals": words.decimals_for(effect_map.cells["p_effect"].ravel()),
         "cells": {name: _plain(matrix) for name, matrix in effect_map.cells.items()},
     }
 

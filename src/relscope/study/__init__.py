@@ -1,5 +1,7 @@
 """The study: one frozen configuration, run to rows; and what can be asked before it runs."""
 
+from relscope.prompts import print_prompt as show_prompt
+from relscope.prompts import read_yaml
 from relscope.study.checking import ModelCheck, check_model
 from relscope.study.config import (
     EXPERIMENTS,
@@ -10,12 +12,10 @@ from relscope.study.config import (
     StudyConfig,
     experiment_options,
     prompt_fields,
-    read_yaml,
 )
 from relscope.study.judging import Judgement, judge_pairs, quality_of
 from relscope.study.plan import Plan, plan_study
 from relscope.study.prepare import Prepared, Progress, Silent, prepare, render_prompts
-from relscope.study.prepare import print_prompt as show_prompt
 from relscope.study.run import run_study
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relscope.data import RelevancePair
-from relscope.models import Contract, JudgeModel, VerdictLint, check_contract, lint_verdict
+from relscope.models import Contract, JudgeModel, VerdictLint, lint_verdict
 from relscope.prompts import Exclusion, PromptRenderer, align
 from relscope.study.config import StudyConfig
 from relscope.study.prepare import load_model
@@ -39,7 +39,7 @@ class ModelCheck:
 def check_model(config: StudyConfig) -> ModelCheck:
     """Check the configured model's contract, and its verdict on one built-in pair with the configured prompt."""
     judge = load_model(config)
-    contract = check_contract(judge)
+    contract = judge.contract
     aligned = align(PromptRenderer(judge.tokenizer, config.prompt), _PROBE)
     if isinstance(aligned, Exclusion):
         lints = [VerdictLint("answer tokens", False, f"{aligned.reason}: {aligned.detail}")]

@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relscope.data import NegativeSampling
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions import DEFAULT_MEMORY_BYTES, LAYER_COMPONENTS, Site, all_sites
-from relscope.prompts import DEFAULT_REGIONS, REGIONS, PromptTemplate
+from relscope.prompts import DEFAULT_REGIONS, REGIONS, PromptTemplate, read_yaml
 
 DEFAULT_HEAD_REGIONS = ("query", "instruction", "last")
 EXPERIMENTS = ("flow", "heads")
@@ -225,27 +223,6 @@ class StudyConfig(_Section):
         if self.experiments.heads is not None:
             chosen["heads"] = all_sites(("z",), self.experiments.heads.regions, n_layers, n_heads)
         return chosen
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The fields that a YAML file holds; an empty file holds none.
-
-    Raises:
-        InputError: the file cannot be read, is not YAML, or does not hold a mapping.
-    """
-    try:
-        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
-    if fields is None:
-        return {}
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: holds no mapping of fields, such as 'model: smollm2-135m'")
-    return fields
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

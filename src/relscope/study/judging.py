@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from relscope.analysis import JudgeQuality, judge_quality
+from relscope.errors import InputError
 from relscope.models import JudgeModel, VerdictLint, lint_verdict
 from relscope.prompts import AlignedPair
 from relscope.results import Run
@@ -48,6 +49,11 @@ def verdicts(judge: JudgeModel, pairs: list[AlignedPair]) -> list[tuple[float, f
     return list(zip(values[::2], values[1::2], strict=True))
 
 
+def judged_correctly(verdicts: pd.DataFrame) -> pd.Series[bool]:
+    """Which pairs have both verdicts right: yes to the clean prompt (LD > 0), no to the corrupted one."""
+    return (verdicts["ld_clean"] > 0) & (verdicts["ld_corrupted"] <= 0)
+
+
 def lints_of(prepared: Prepared, config: StudyConfig) -> list[VerdictLint]:
     """Lints of the verdict, on the first few prompts."""
     first = prepared.aligned[:_N_LINTED]
@@ -57,8 +63,11 @@ def lints_of(prepared: Prepared, config: StudyConfig) -> list[VerdictLint]:
 def judge_pairs(config: StudyConfig, progress: Progress | None = None) -> Judgement:
     """Judge every pair with the configured model; writes nothing.
 
+    With the filter `correct`, only pairs whose two verdicts are right are reported and measured; the others count as
+    excluded.
+
     Raises:
-        InputError: data or model cannot be used.
+        InputError: data or model cannot be used, or no pair passes the filter.
     """
     progress = Silent() if progress is None else progress
     prepared = prepare(config, progress)
@@ -78,8 +87,14 @@ def judge_pairs(config: StudyConfig, progress: Progress | None = None) -> Judgem
             "ld_corrupted": [corrupted for _, corrupted in values],
         }
     )
-    quality = judge_quality(frame, dict(zip(frame["pair_id"], frame["query_id"], strict=True)))
     n_excluded = len(prepared.exclusions) + len(prepared.loaded.refused)
+    if config.filter == "correct":
+        right = judged_correctly(frame)
+        if not right.any():
+            raise InputError(f"filter: none of {len(frame)} pairs is judged correctly; 'all' keeps every pair")
+        n_excluded += int((~right).sum())
+        frame = frame[right].reset_index(drop=True)
+    quality = judge_quality(frame, dict(zip(frame["pair_id"], frame["query_id"], strict=True)))
     return Judgement(frame, quality, n_excluded, lints_of(prepared, config))
 
 

@@ -71,7 +71,12 @@ def _identity(config: StudyConfig, prepared: Prepared) -> dict[str, Any]:
             "n_pairs": len(prepared.loaded.pairs),
             "n_cut": prepared.loaded.n_cut,
         },
-        "prompt": {**config.prompt.model_dump(mode="json"), "token_sha256": prepared.token_sha256},
+        # Some chat templates write the current date: the scaffold shows why such a run differs from day to day.
+        "prompt": {
+            **config.prompt.model_dump(mode="json"),
+            "scaffold": prepared.renderer.scaffold_text,
+            "token_sha256": prepared.token_sha256,
+        },
         "relscope_version": __version__,
     }
 

@@ -1,7 +1,7 @@
 """What will a study cost, before it starts?
 
-Counts patches, recomputed positions and floating-point operations exactly, and estimates the time from a short
-measurement: a few layers' patches of one pair of median length, for each experiment and region.
+Counts patches, recomputed positions and the operations of matrix products (of dense layers), and estimates the time
+from a short measurement: a few layers' patches of one pair of median length, for each experiment and region.
 """
 
 from __future__ import annotations

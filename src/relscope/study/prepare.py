@@ -8,11 +8,9 @@ from typing import Protocol
 
 from relscope.data import PairSet, load_pairs
 from relscope.errors import InputError
-from relscope.models import Contract, JudgeModel, check_contract, load_judge, load_tokenizer
-from relscope.prompts import AlignedPair, Exclusion, PromptRenderer, align_all, print_prompt
+from relscope.models import Contract, JudgeModel, load_judge, load_tokenizer
+from relscope.prompts import AlignedPair, Exclusion, PromptRenderer, align_all
 from relscope.study.config import StudyConfig
-
-__all__ = ["Prepared", "Progress", "Silent", "load_model", "prepare", "print_prompt", "render_prompts"]
 
 
 class Progress(Protocol):
@@ -93,7 +91,7 @@ def prepare(config: StudyConfig, progress: Progress) -> Prepared:
     loaded = load_pairs(config.data, negatives=config.sampling(), limit=config.pairs)
     progress.stage(f"loading {config.model}")
     judge = load_model(config)
-    contract = check_contract(judge)
+    contract = judge.contract
     contract.require_patching(judge.identity.name)
     if not judge.known_type:
         progress.warn(
@@ -101,11 +99,7 @@ def prepare(config: StudyConfig, progress: Progress) -> Prepared:
             f"{judge.architecture.name!r}, which the load-time contract confirmed by numbers"
         )
     if not contract.restartable:
-        failed = ", ".join(repr(c.name) for c in contract.clauses if not c.ok)
-        progress.warn(
-            f"the model cannot be restarted within its layers (contract: {failed}); "
-            "each patch takes a full forward pass"
-        )
+        progress.warn(contract.why_not_restartable)
     if config.dtype in ("bfloat16", "float16"):
         progress.warn(
             f"{config.dtype} rounds away effects of a few hundredths of a logit; use float32 for results that matter"

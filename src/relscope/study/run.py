@@ -17,7 +17,7 @@ from relscope.interventions import PatchedPair, Site, patch_cost, patch_pair
 from relscope.prompts import AlignedPair
 from relscope.results import SCHEMA, ExclusionRecord, Run, create_or_resume
 from relscope.study.config import StudyConfig
-from relscope.study.judging import lints_of, margin, verdicts
+from relscope.study.judging import judged_correctly, lints_of, margin, verdicts
 from relscope.study.manifest import new_manifest
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 
@@ -87,7 +87,7 @@ def _filter(run: Run, prepared: Prepared, config: StudyConfig, progress: Progres
         progress.warn(quality.sentence)
     if config.filter == "all":
         return prepared.aligned
-    right = judged.loc[(judged["ld_clean"] > 0) & (judged["ld_corrupted"] <= 0), "pair_id"]
+    right = judged.loc[judged_correctly(judged), "pair_id"]
     kept = set(right)
     details = {
         row.pair_id: f"LD {row.ld_clean:+.2f} for the positive, {row.ld_corrupted:+.2f} for the negative"

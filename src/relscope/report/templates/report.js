@@ -31,7 +31,8 @@
     return "<b>" + escape(where) + "</b>" +
       "<br>IE " + withInterval(cells.ie[i][j], cells.ie_low[i][j], cells.ie_high[i][j], map.ie_decimals, queries) +
       "<br>effect " + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], map.decimals, queries) + " logits" +
-      (low !== null && low <= 0 && high >= 0 ? "<br>the interval includes 0" : "") +
+      (low !== null && low <= 0 && high >= 0 ? "<br>the interval of the " + (data.quantity === "ie" ? "IE" : "effect") + " includes 0" : "") +
+      "<br>P(yes) − P(no) changes by " + withInterval(cells.p_effect[i][j], cells.p_effect_low[i][j], cells.p_effect_high[i][j], map.p_decimals, queries) +
       "<br>n = " + n + (n === 1 ? " pair" : " pairs") + " of " + queries + (queries === 1 ? " query" : " queries");
   }
 

@@ -1,0 +1,37 @@
+"""Which heads have the largest effects?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from relscope.errors import InputError
+
+
+def top_heads(effects: pd.DataFrame, region: str, k: int = 10, component: str = "z") -> pd.DataFrame:
+    """The `k` heads of largest |effect| at `region`, largest first; ties by layer, then head.
+
+    Returns:
+        Rows of `effects` (all its columns), at most `k`, numbered from 0.
+
+    Raises:
+        InputError: a head comes twice (two directions or experiments): choose one first. Or `k` is below 1.
+    """
+    if k < 1:
+        raise InputError(f"k is {k}; give at least 1")
+    here = (effects["component"] == component) & (effects["region"] == region) & effects["head"].notna()
+    heads = effects[here]
+    repeated = heads[heads.duplicated(subset=["layer", "head"])]
+    if len(repeated):
+        layer, head = repeated.iloc[0][["layer", "head"]]
+        raise InputError(
+            f"effects: layer {layer}, head {head} comes more than once; choose one direction and experiment first"
+        )
+    order = np.lexsort(
+        (
+            heads["head"].to_numpy(dtype=np.intp),
+            heads["layer"].to_numpy(dtype=np.intp),
+            -heads["effect"].abs().to_numpy(dtype=np.float64),
+        )
+    )
+    return heads.iloc[order[:k]].reset_index(drop=True)
