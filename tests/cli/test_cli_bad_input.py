@@ -51,7 +51,7 @@ BAD_OPTIONS = [
 ]
 
 BAD_YAML = [
-    ("- 1\n- 2\n", "study.yaml: holds no mapping of fields, such as 'model: smollm2-135m'"),
+    ("- 1\n- 2\n", "study.yaml: a mapping of fields is needed, such as 'name: value', not [1, 2]"),
     ("model: [\n", "study.yaml: is not YAML: "),
     (b"model: caf\xe9\n", "study.yaml: is not UTF-8 text (byte 10)"),
     ("modle: x\n", "study.yaml: unknown field 'modle': did you mean 'model'?"),
@@ -131,7 +131,7 @@ def test_a_bad_study_file_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n", "texts.yaml: a mapping of fields is needed, such as 'order: qdi'"),
+        ("- 1\n", "texts.yaml: a mapping of fields is needed, such as 'name: value', not [1]"),
         ("ordr: qdi\n", "texts.yaml: unknown field 'ordr': did you mean 'order'?"),
         ("instruction: ''\n", "texts.yaml: instruction: it is empty"),
     ],

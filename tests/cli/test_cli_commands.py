@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import re
@@ -17,7 +16,7 @@ from relscope.interventions import patch_cost
 from relscope.models import Clause, Contract, check_contract
 from relscope.results import open_run
 from relscope.study import Silent, judge_pairs, prepare, run_study
-from tiny_study import SHORT, assert_same_rows, tiny_config
+from tiny_study import N_RIGHT_OF_10, SHORT, assert_same_rows, tiny_config
 
 MEASURES = ("accuracy", "f1", "roc_auc", "paired_accuracy")
 
@@ -71,6 +70,23 @@ def test_judge_counts_whom_it_leaves_out(
     assert (said["n"], said["n_excluded"]) == (1, 2)
 
 
+def test_judge_with_the_filter_keeps_pairs_judged_correctly_and_counts_the_others(
+    relscope: Command, tiny_model_folder: Path, short_prompt: Path
+) -> None:
+    words = ("judge", "-m", tiny_model_folder, "-p", short_prompt, "--pairs", "10", "--json")
+    said = json.loads(relscope(*words, "--filter", "correct").out)
+    assert (said["n"], said["n_excluded"]) == (N_RIGHT_OF_10, 10 - N_RIGHT_OF_10)
+    assert said["accuracy"]["value"] == said["paired_accuracy"]["value"] == 1
+
+
+def test_judge_says_when_the_filter_leaves_nobody(
+    relscope: Command, tiny_model_folder: Path, short_prompt: Path
+) -> None:
+    outcome = relscope("judge", "-m", tiny_model_folder, "-p", short_prompt, "--pairs", "3", "--filter", "correct")
+    assert outcome.status == 2
+    assert "none of 3 pairs is judged correctly" in outcome.err
+
+
 def test_judge_shows_each_pair_on_one_line(relscope: Command, tiny_model_folder: Path, short_prompt: Path) -> None:
     outcome = relscope("judge", "-m", tiny_model_folder, "-n", "3", "-p", short_prompt)
     verdicts = judge_pairs(tiny_config(tiny_model_folder)).verdicts
@@ -119,7 +135,7 @@ def test_check_ends_with_status_1_where_a_clause_fails(
         failed = Clause("restart", "restarting from any layer equals the full forward pass", False, 0.5, 1e-4)
         return Contract((*check_contract(judge).clauses[:-1], failed))
 
-    monkeypatch.setattr(importlib.import_module("relscope.study.checking"), "check_contract", broken)
+    monkeypatch.setattr("relscope.models.contract.check_contract", broken)
     outcome = relscope("check", tiny_model_folder)
     assert outcome.status == 1
     assert re.search(r"^FAILS +restart .* 0\.5 +0\.0001 *$", outcome.out, re.MULTILINE)
@@ -138,7 +154,7 @@ def test_plan_prints_the_sums_of_what_each_pair_costs(
     n_tokens = sum(2 * len(pair.clean.ids) for pair in prepared.aligned)
     flops = sum(cost.flops + cost.recording_flops for cost in costs)
     for label, value in (
-        ("pairs", "3 (0 excluded)"),
+        ("pairs", "3 (0 excluded"),
         ("patches", f"{sum(cost.n_patches for cost in costs):,}"),
         ("tokens in prompts", f"{n_tokens:,}"),
         ("positions recomputed", f"{sum(cost.n_positions for cost in costs):,} "),

@@ -63,4 +63,4 @@ def test_a_report_is_rebuilt_where_torch_is_not_installed(tiny_model_folder: Pat
 
 def test_the_refusal_of_torch_is_real() -> None:
     outcome = run_python(WITHOUT_TORCH, "judge")
-    assert "torch is not installed here" in outcome.err
+    assert "is not installed here" in outcome.err

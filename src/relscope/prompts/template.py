@@ -154,7 +154,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if fields is None:
         return {}
     if not isinstance(fields, dict):
-        raise InputError(f"{path}: a mapping of fields is needed, such as 'order: qdi', not {reprlib.repr(fields)}")
+        raise InputError(f"{path}: a mapping of fields is needed, such as 'name: value', not {reprlib.repr(fields)}")
     return fields
 
 
