@@ -122,6 +122,7 @@ def judgement_json(judgement: Judgement) -> dict[str, Any]:
 def print_judgement(judgement: Judgement) -> None:
     """Each pair's verdicts, then their quality."""
     table = Table("pair", "query", "LD positive", "LD negative", "difference", box=None, pad_edge=False)
+    table.columns[1].no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
     for row in judgement.verdicts.itertuples():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging as stdlib_logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -226,6 +227,7 @@ def _load_tokenizer(place: ModelSource, options: dict[str, Any]) -> Any:
     # transformers' own bars and notices would end up between our lines; errors still raise.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    stdlib_logging.getLogger("huggingface_hub").setLevel(stdlib_logging.ERROR)  # it announces every retry
     folder = Path(place.location)
     if place.kind in ("folder", "embedded") and not any((*folder.glob("tokenizer*"), *folder.glob("vocab*"))):
         raise InputError(
