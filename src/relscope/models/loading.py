@@ -67,6 +67,7 @@ def load_judge(
         InputError: the source, adapter, dtype or device cannot be used; the message says what would be right.
     """
     set_sensible_threads()
+    _quiet_loaders()
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
     source, adapter = _split_adapter(str(source), adapter)
     place = resolve_source(source)
@@ -96,6 +97,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_rem
         InputError: the source cannot be used, or has no fast tokenizer.
     """
     set_sensible_threads()
+    _quiet_loaders()
     base, _ = _split_adapter(str(source), None)
     place = resolve_source(base)
     with _input_errors(base):
@@ -220,14 +222,18 @@ def _load(place: ModelSource, options: dict[str, Any], dtype: torch.dtype) -> tu
     return model, tokenizer
 
 
-def _load_tokenizer(place: ModelSource, options: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
+def _quiet_loaders() -> None:
+    """Loaders' own bars and notices would end up between our lines; errors still raise."""
     from transformers.utils import logging
 
-    # transformers' own bars and notices would end up between our lines; errors still raise.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     stdlib_logging.getLogger("huggingface_hub").setLevel(stdlib_logging.ERROR)  # it announces every retry
+
+
+def _load_tokenizer(place: ModelSource, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
     folder = Path(place.location)
     if place.kind in ("folder", "embedded") and not any((*folder.glob("tokenizer*"), *folder.glob("vocab*"))):
         raise InputError(
