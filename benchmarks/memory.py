@@ -1,7 +1,8 @@
 """How much memory does exact patching take beyond the model's weights?
 
-Patches every component and head of 8 pairs of 150 tokens at five regions, under three bounds of `--memory`, and
-prints the growth of the process's peak over what it held once the model was loaded. Linux only.
+Patches components and heads of pairs of 150 tokens under several bounds of `--memory` (every sixth layer, at five
+regions; then everything that is ever in flight at once), and prints the growth of the process's peak over what it held
+once the model was loaded. Linux only.
 
     python benchmarks/memory.py
 """
@@ -38,13 +39,15 @@ def main() -> None:
     layers = set(range(0, shape.n_layers, 6)) | {shape.n_layers - 1}
     sites = all_sites(COMPONENTS, DEFAULT_REGIONS, shape.n_layers, shape.n_heads)
     judge.logit_diff([pairs[0].clean.ids], [pairs[0].answer_ids])  # buffers that any forward pass needs
-    print(f"{len(pairs)} pairs, {len(sites)} sites a pair, float32")
     print("| --memory | pairs | sites a pair | peak beyond the loaded model | goal |")
     print("| --- | --- | --- | --- | --- |")
     loaded = resident("VmRSS")
-    # The bounds first on a part of the sites, whose early layers are in flight longest; then everything, once.
     some = [site for site in sites if site.layer in layers]
-    for bound, chosen, of in ((16 << 20, some, pairs[:1]), (64 << 20, some, pairs[:1]), (1 << 30, sites, pairs)):
+    # All sites of the two longest regions of one pair are the most that is ever in flight.
+    most = [site for site in sites if site.region in ("document", "all")]
+    plans = ((16 << 20, some, 1), (64 << 20, some, 1), (1 << 30, some, len(pairs)), (1 << 30, most, 1))
+    for bound, chosen, n_pairs in plans:
+        of = pairs[:n_pairs]
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
         for pair in of:
             patch_pair(judge, pair, chosen, memory_bytes=bound)
