@@ -9,7 +9,7 @@ import torch
 
 from relscope.interventions import Site, all_sites, patch_cost, patch_pair
 from relscope.prompts import AlignedPair
-from relscope.study import Prepared, Silent, StudyConfig, plan_study, prepare
+from relscope.study import Prepared, StudyConfig, plan_study
 from tiny_study import N_HEADS, N_LAYERS, Told, tiny_config
 
 # The tiny model: d_model 32, 4 heads of 8, 2 key/value heads, MLP of 48. Two operations for each weight.
@@ -22,16 +22,6 @@ GIB = 1 << 30
 def row(n_sources: int) -> int:
     """Operations of one position through one layer: weights, then q k and pattern v, for each source and head."""
     return MLP + ATTENTION + 2 * 2 * 4 * 8 * n_sources
-
-
-@pytest.fixture(scope="module")
-def config(tiny_model_folder: Path) -> StudyConfig:
-    return tiny_config(tiny_model_folder)
-
-
-@pytest.fixture(scope="module")
-def prepared(config: StudyConfig) -> Prepared:
-    return prepare(config, Silent())
 
 
 def positions_from_the_difference_on(pair: AlignedPair, region: str) -> list[int]:

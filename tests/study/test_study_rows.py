@@ -25,16 +25,6 @@ HEAD_REGIONS = ("query", "instruction", "last")
 
 
 @pytest.fixture(scope="module")
-def config(tiny_model_folder: Path) -> StudyConfig:
-    return tiny_config(tiny_model_folder)
-
-
-@pytest.fixture(scope="module")
-def prepared(config: StudyConfig) -> Prepared:
-    return prepare(config, Silent())
-
-
-@pytest.fixture(scope="module")
 def finished(config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_study(config, tmp_path_factory.mktemp("study") / "run")
 
