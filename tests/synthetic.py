@@ -70,7 +70,7 @@ def write_synthetic_run(
             for start in range(0, n_pairs, pairs_per_part):
                 chosen = slice(start, min(start + pairs_per_part, n_pairs))
                 if names:
-                    sites = _sites(names, n_layers, heads, regions, direction)
+                    sites = sites_of(names, n_layers, heads, regions, direction)
                     values = (ld_clean[chosen], ld_corrupted[chosen])
                     run.write_part(experiment, _patched_rows(ids[chosen], sites, values, rng))
         run.save_manifest(manifest.model_copy(update={"status": status}))
@@ -90,7 +90,7 @@ def _pairs(n_patched: int, n_filtered: int) -> list[PairRecord]:
     ]
 
 
-def _sites(
+def sites_of(
     components: Sequence[str], n_layers: int, n_heads: int | None, regions: Sequence[str], direction: str
 ) -> dict[str, list[Any]]:
     heads: Sequence[int | None] = [None] if n_heads is None else range(n_heads)

@@ -12,12 +12,13 @@ from relscope.version import __version__
 if TYPE_CHECKING:
     from relscope.analysis import judge_quality, site_effects, top_heads
     from relscope.data import load_collection, load_pairs
-    from relscope.interventions import Site, all_sites, patch_pair
-    from relscope.models import check_contract, load_judge
+    from relscope.interventions import Site, Transfer, all_sites, patch_pair, transfer_pair
+    from relscope.models import check_contract, load_judge, load_judges
     from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
-    from relscope.report import build_report
+    from relscope.report import build_comparison_report, build_report
     from relscope.results import open_run
-    from relscope.study import StudyConfig, judge_pairs, plan_study, run_study
+    from relscope.study import StudyConfig, compare_models, evaluate, judge_pairs, plan_study, run_study
+    from relscope.tuning import TuneConfig, tune
 
 _ROOM_OF = {
     "judge_quality": "analysis",
@@ -27,19 +28,27 @@ _ROOM_OF = {
     "load_pairs": "data",
     "Site": "interventions",
     "all_sites": "interventions",
+    "Transfer": "interventions",
     "patch_pair": "interventions",
+    "transfer_pair": "interventions",
     "check_contract": "models",
     "load_judge": "models",
+    "load_judges": "models",
     "PromptRenderer": "prompts",
     "PromptTemplate": "prompts",
     "align": "prompts",
     "align_all": "prompts",
+    "build_comparison_report": "report",
     "build_report": "report",
     "open_run": "results",
     "StudyConfig": "study",
+    "compare_models": "study",
+    "evaluate": "study",
     "judge_pairs": "study",
     "plan_study": "study",
     "run_study": "study",
+    "TuneConfig": "tuning",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -47,16 +56,22 @@ __all__ = [
     "PromptTemplate",
     "Site",
     "StudyConfig",
+    "Transfer",
+    "TuneConfig",
     "__version__",
     "align",
     "align_all",
     "all_sites",
+    "build_comparison_report",
     "build_report",
     "check_contract",
+    "compare_models",
+    "evaluate",
     "judge_pairs",
     "judge_quality",
     "load_collection",
     "load_judge",
+    "load_judges",
     "load_pairs",
     "open_run",
     "patch_pair",
@@ -64,6 +79,8 @@ __all__ = [
     "run_study",
     "site_effects",
     "top_heads",
+    "transfer_pair",
+    "tune",
 ]
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from relscope.analysis import JudgeQuality, bootstrap_weights, judge_quality
-from relscope.analysis.quality import _measures
+from relscope.analysis.quality import quality_measures
 from relscope.errors import InputError
 
-NAMES = ("accuracy", "f1", "roc_auc", "paired_accuracy")
+NAMES = ("accuracy", "f1", "roc_auc", "paired_accuracy", "consistency")
 
 
 def judged(clean: list[float], corrupted: list[float]) -> pd.DataFrame:
@@ -24,8 +24,8 @@ def own_queries(rows: pd.DataFrame) -> dict[str, str]:
     return {pair_id: f"q-{pair_id}" for pair_id in rows["pair_id"]}
 
 
-def counted(clean: list[float], corrupted: list[float]) -> tuple[float, float, float, float]:
-    """The four measures by counting, in plain Python."""
+def counted(clean: list[float], corrupted: list[float]) -> tuple[float, float, float, float, float]:
+    """The five measures by counting, in plain Python."""
     right = sum(ld > 0 for ld in clean) + sum(not ld > 0 for ld in corrupted)
     true_yes = sum(ld > 0 for ld in clean)
     said_yes = true_yes + sum(ld > 0 for ld in corrupted)
@@ -34,8 +34,9 @@ def counted(clean: list[float], corrupted: list[float]) -> tuple[float, float, f
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     in_order = sum(1.0 if p > n else 0.5 if p == n else 0.0 for p, n in product(clean, corrupted))
     paired = sum(1.0 if p > n else 0.5 if p == n else 0.0 for p, n in zip(clean, corrupted, strict=True))
+    differ = sum((p > 0) != (n > 0) for p, n in zip(clean, corrupted, strict=True))
     n = len(clean)
-    return right / (2 * n), f1, in_order / n**2, paired / n
+    return right / (2 * n), f1, in_order / n**2, paired / n, differ / n
 
 
 def values(quality: JudgeQuality) -> tuple[float, ...]:
@@ -45,16 +46,16 @@ def values(quality: JudgeQuality) -> tuple[float, ...]:
 def test_four_pairs_by_hand() -> None:
     # yes to three of four positives and to one of four negatives: 6 of 8 right, precision 3/4, recall 3/4.
     # Against the negatives -2, -1, 0, 3 the positives 4, 2, 1, -1 win 4, 3, 3, 1 and a tie: 11.5 of 16.
-    # Pairs: 4 > -2, 2 > -1, 1 < 3, -1 < 0: 2 of 4.
+    # Pairs: 4 > -2, 2 > -1, 1 < 3, -1 < 0: 2 of 4. Yes and no: the first two; yes twice, no twice.
     rows = judged([4.0, 2.0, 1.0, -1.0], [-2.0, -1.0, 3.0, 0.0])
     quality = judge_quality(rows, own_queries(rows))
-    assert values(quality) == (6 / 8, 0.75, 11.5 / 16, 0.5)
+    assert values(quality) == (6 / 8, 0.75, 11.5 / 16, 0.5, 0.5)
     assert (quality.n, quality.n_queries) == (4, 4)
 
 
 def test_a_logit_difference_of_zero_is_a_no_and_a_tie_counts_half() -> None:
     rows = judged([0.0, 0.0], [0.0, 0.0])
-    assert values(judge_quality(rows, own_queries(rows))) == (0.5, 0.0, 0.5, 0.5)
+    assert values(judge_quality(rows, own_queries(rows))) == (0.5, 0.0, 0.5, 0.5, 0.0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -74,7 +75,7 @@ def test_each_resample_agrees_with_counting_the_drawn_prompts() -> None:
     rng = np.random.default_rng(8)
     clean, corrupted = np.round(rng.normal(0.4, 1.5, 12)), np.round(rng.normal(-0.2, 1.5, 12))
     weights = bootstrap_weights([f"q{i // 3}" for i in range(12)], 60, seed=1)
-    fast = _measures(clean, corrupted, weights)
+    fast = quality_measures(clean, corrupted, weights)
     for resample, drawn in enumerate(weights.astype(int)):
         slow = counted(np.repeat(clean, drawn).tolist(), np.repeat(corrupted, drawn).tolist())
         np.testing.assert_allclose(fast[:, resample], slow, rtol=1e-12)
@@ -132,7 +133,7 @@ def test_a_model_that_judges_well_is_not_at_chance_even_if_it_always_says_yes() 
     # Accuracy 0.5, yet it separates: the verdict's threshold is off, not its order.
     rows = judged([3.0, 4.0, 5.0, 6.0] * 5, [1.0, 0.5, 2.0, 1.5] * 5)
     quality = judge_quality(rows, own_queries(rows))
-    assert values(quality) == (0.5, 2 / 3, 1.0, 1.0)
+    assert values(quality) == (0.5, 2 / 3, 1.0, 1.0, 0.0)
     assert not quality.at_chance
     assert quality.sentence.startswith("The model separates relevant from irrelevant documents here (ROC AUC 1.00 [")
 
@@ -147,7 +148,7 @@ def test_a_model_that_is_always_wrong_counts_as_at_chance_with_words_of_its_own(
 def test_one_query_gives_values_without_an_interval_and_proves_nothing() -> None:
     rows = judged([3.0, 4.0], [-1.0, -2.0])
     quality = judge_quality(rows, {"p0": "q", "p1": "q"})
-    assert values(quality) == (1.0, 1.0, 1.0, 1.0)
+    assert values(quality) == (1.0, 1.0, 1.0, 1.0, 1.0)
     assert np.isnan([quality.roc_auc.low, quality.roc_auc.high, quality.f1.low]).all()
     assert quality.at_chance
     assert "One query is too few" in quality.sentence

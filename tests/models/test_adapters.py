@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,8 +17,6 @@ from tiny_gguf import write_gguf
 from families import from_config
 from relscope.errors import InputError
 from relscope.models import check_contract, load_judge
-
-peft = pytest.importorskip("peft", reason="the extra 'peft' is not installed")
 
 ANSWERS = (5, 6)
 IDS = list(range(20, 60))
@@ -157,9 +156,3 @@ def test_an_adapter_folder_may_hold_the_config_of_its_base(
     judge = load_judge(folder, device="cpu")
     assert judge.identity.adapter == str(folder)
     assert judge.logit_diff([IDS], [ANSWERS]).item() == pytest.approx(by_peft, abs=1e-4)
-
-
-def test_without_peft_the_extra_is_named(llama_folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(InputError, match=r"pip install 'relscope\[peft\]'"):
-        load_judge(llama_folder, adapter=adapter, device="cpu")

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import Page, changed_run
 from relscope.report import build_report
-from relscope.report.figures import _ticks
+from relscope.report.figures import ticks as round_ticks
 
 MAPS = [
     *("flow", "flow_attn_out", "flow_mlp_out", "flow_resid_post"),
@@ -49,7 +49,7 @@ def test_there_is_nothing_else_in_the_folder(report: Path) -> None:
     [(1, 8, [0]), (5, 12, [0, 1, 2, 3, 4]), (9, 8, [0, 2, 4, 6, 8]), (32, 12, [0, 5, 10, 15, 20, 25, 30])],
 )
 def test_ticks_are_round_and_few(n: int, most: int, ticks: list[int]) -> None:
-    assert _ticks(n, most) == ticks
+    assert round_ticks(n, most) == ticks
 
 
 def test_two_directions_have_their_own_maps_and_files(run_dir: Path, tmp_path: Path) -> None:

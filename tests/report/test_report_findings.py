@@ -87,7 +87,7 @@ def test_without_an_interval_none_is_shown_and_none_is_counted() -> None:
 @pytest.mark.parametrize(("gap", "has_gap"), [(Estimate(5.0, 4.0, 6.0), True), (None, False)])
 def test_the_verdicts_come_with_the_gap_that_effects_are_a_share_of(gap: Estimate | None, has_gap: bool) -> None:
     value = Estimate(0.75, 0.5, 1.0)
-    quality = JudgeQuality(8, 4, value, value, value, value, at_chance=True, sentence="")
+    quality = JudgeQuality(8, 4, value, value, value, value, value, at_chance=True, sentence="")
     finding = verdict_finding(quality, gap)
     assert finding.title == "Verdicts: accuracy 0.75 [0.50, 1.00], ROC AUC 0.75 [0.50, 1.00]"
     assert "in 75\u00a0% of 8 pairs (4 queries)" in finding.text

@@ -1,7 +1,7 @@
 """A process with everything imported that runs each study in a child, so that killing one costs no start-up.
 
-Reads one JSON object a line, {"config": ..., "out": ...}; for each prints the child's process id, and its exit status
-when it has ended.
+Reads one JSON object a line, {"config": ..., "out": ...}, with a "tuned" model for a comparison; for each prints the
+child's process id, and its exit status when it has ended.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import bm25s  # noqa: F401
 import Stemmer  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 
-from relscope.study import StudyConfig, run_study
+from relscope.study import StudyConfig, compare_models, run_study
 
 
 def main() -> None:
@@ -26,7 +26,11 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                run_study(StudyConfig(**request["config"]), request["out"])
+                config = StudyConfig(**request["config"])
+                if "tuned" in request:
+                    compare_models(config, request["tuned"], request["out"])
+                else:
+                    run_study(config, request["out"])
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)

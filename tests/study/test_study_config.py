@@ -24,7 +24,7 @@ def from_yaml(text: str) -> StudyConfig:
 def test_an_empty_study_is_both_experiments_on_the_demo_with_the_embedded_model() -> None:
     config = from_yaml("")
     assert config == StudyConfig()
-    assert (config.model, config.data, config.direction, config.filter) == ("smollm2-135m", "demo", "denoise", "all")
+    assert (config.model, config.data, config.direction, config.filter) == ("smoljudge", "demo", "denoise", "all")
     assert config.experiments == BOTH
     assert config.experiments.flow is not None
     assert config.experiments.heads is not None

@@ -3,19 +3,53 @@
 Nothing here imports torch.
 """
 
+from relscope.analysis.changes import (
+    HEAD_CHANGE_COLUMNS,
+    WEIGHT_CHANGE_COLUMNS,
+    MoveCorrelation,
+    head_moves,
+    move_correlations,
+    moved_and_matters,
+    part_moves,
+    weight_moves,
+)
+from relscope.analysis.differences import (
+    DIFFERENCE_COLUMNS,
+    effect_differences,
+    quality_differences,
+    transfer_effects,
+    transfer_rows,
+)
 from relscope.analysis.effects import EFFECT_COLUMNS, TINY_GAP, site_effects
 from relscope.analysis.heads import top_heads
 from relscope.analysis.intervals import Estimate, bootstrap_weights, percentile_interval
 from relscope.analysis.quality import JudgeQuality, judge_quality
+from relscope.analysis.similarity import MEASURES, Similarity, rank_similarity
 
 __all__ = [
+    "DIFFERENCE_COLUMNS",
     "EFFECT_COLUMNS",
+    "HEAD_CHANGE_COLUMNS",
+    "MEASURES",
     "TINY_GAP",
+    "WEIGHT_CHANGE_COLUMNS",
     "Estimate",
     "JudgeQuality",
+    "MoveCorrelation",
+    "Similarity",
     "bootstrap_weights",
+    "effect_differences",
+    "head_moves",
     "judge_quality",
+    "move_correlations",
+    "moved_and_matters",
+    "part_moves",
     "percentile_interval",
+    "quality_differences",
+    "rank_similarity",
     "site_effects",
     "top_heads",
+    "transfer_effects",
+    "transfer_rows",
+    "weight_moves",
 ]

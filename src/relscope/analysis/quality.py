@@ -41,6 +41,8 @@ class JudgeQuality:
         roc_auc: probability that a positive document's LD exceeds a negative's, drawn from any two prompts; a tie
             counts half.
         paired_accuracy: share of pairs with LD_clean > LD_corrupted; a tie counts half.
+        consistency: share of pairs with one yes and one no. In a pairwise prompt, those that prefer the same document
+            in both orders.
         at_chance: True unless the interval of `roc_auc` lies above 0.5.
         sentence: the same in words.
     """
@@ -51,6 +53,7 @@ class JudgeQuality:
     f1: Estimate
     roc_auc: Estimate
     paired_accuracy: Estimate
+    consistency: Estimate
     at_chance: bool
     sentence: str
 
@@ -63,6 +66,7 @@ class JudgeQuality:
             "f1": self.f1.as_dict(),
             "roc_auc": self.roc_auc.as_dict(),
             "paired_accuracy": self.paired_accuracy.as_dict(),
+            "consistency": self.consistency.as_dict(),
             "at_chance": self.at_chance,
             "sentence": self.sentence,
         }
@@ -76,7 +80,7 @@ def judge_quality(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> JudgeQuality:
-    """Accuracy, F1, ROC AUC and paired accuracy, each with a percentile interval over queries.
+    """Accuracy, F1, ROC AUC, paired accuracy and consistency, each with a percentile interval over queries.
 
     Args:
         judge_rows: rows of the experiment "judge", one a pair: `pair_id`, `ld_clean`, `ld_corrupted`.
@@ -98,12 +102,12 @@ def judge_quality(
     query_ids = queries_of(judge_rows["pair_id"], query_of)
     n_queries = len(set(query_ids))
 
-    values = _measures(clean, corrupted, np.ones((1, len(clean))))[:, 0]
+    values = quality_measures(clean, corrupted, np.ones((1, len(clean))))[:, 0]
     low = high = np.full(len(values), np.nan)
     if n_queries > 1:
         weights = bootstrap_weights(query_ids, n_resamples, seed)
-        low, high = percentile_interval(_measures(clean, corrupted, weights), confidence)
-    accuracy, f1, roc_auc, paired = (
+        low, high = percentile_interval(quality_measures(clean, corrupted, weights), confidence)
+    accuracy, f1, roc_auc, paired, consistency = (
         Estimate(float(v), float(lo), float(hi)) for v, lo, hi in zip(values, low, high, strict=True)
     )
     at_chance = not roc_auc.low > 0.5  # NaN included: one query shows nothing
@@ -114,13 +118,14 @@ def judge_quality(
         f1=f1,
         roc_auc=roc_auc,
         paired_accuracy=paired,
+        consistency=consistency,
         at_chance=at_chance,
         sentence=_sentence(roc_auc, n_queries),
     )
 
 
-def _measures(clean: _Pairs, corrupted: _Pairs, weights: _Weights) -> Float64[np.ndarray, "4 resample"]:
-    """Accuracy, F1, ROC AUC and paired accuracy under each resample's weights."""
+def quality_measures(clean: _Pairs, corrupted: _Pairs, weights: _Weights) -> Float64[np.ndarray, "5 resample"]:
+    """Accuracy, F1, ROC AUC, paired accuracy and consistency under each resample's weights."""
     total = weights.sum(axis=1)  # [resample]
     true_yes = weights @ (clean > 0)
     false_yes = weights @ (corrupted > 0)
@@ -128,7 +133,8 @@ def _measures(clean: _Pairs, corrupted: _Pairs, weights: _Weights) -> Float64[np
     # 2 TP / (2 TP + FP + FN), where TP + FN is every clean prompt: the denominator is never 0
     f1 = 2 * true_yes / (true_yes + false_yes + total)
     paired = weights @ (0.5 + 0.5 * np.sign(clean - corrupted)) / total
-    return np.stack([accuracy, f1, _roc_auc(clean, corrupted, weights), paired])
+    consistent = weights @ ((clean > 0) != (corrupted > 0)) / total
+    return np.stack([accuracy, f1, _roc_auc(clean, corrupted, weights), paired, consistent])
 
 
 def _roc_auc(positive: _Pairs, negative: _Pairs, weights: _Weights) -> Float64[np.ndarray, " resample"]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relscope.cli import options as o
+from relscope.cli import tuning
+from relscope.errors import InputError
 
 if TYPE_CHECKING:
     from relscope.study import StudyConfig
@@ -81,10 +81,7 @@ def run(
             progress.stage("writing the report")
             report = build_report(folder)
     except KeyboardInterrupt:
-        kept = "nothing was done yet" if folder is None else f"what is done is kept in {folder}"
-        again = shlex.join(["relscope", *sys.argv[1:], *([] if out or not folder else ["--out", str(folder)])])
-        print(f"\nrelscope: interrupted; {kept}. To go on: {again}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise o.interrupted(folder, out) from None
     print_quality(quality_of(finished), len(finished.manifest.exclusions))
     OUT.print(f"rows:   {folder / 'rows'}")
     OUT.print(f"report: {report}")
@@ -183,7 +180,8 @@ def prompts(
 @app.command()
 def check(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Hub id, folder, GGUF file, adapter folder, or smollm2-135m.")
+        str,
+        typer.Argument(metavar="MODEL", help="Hub id, folder, GGUF file, adapter folder, smoljudge or smollm2-135m."),
     ],
     adapter: o.Adapter = None,
     revision: o.Revision = None,
@@ -203,22 +201,74 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
-    """Rebuild the report of a run from its rows alone."""
-    from relscope.report import build_report
+@app.command("compare-models")
+def compare_models(
+    base: o.Base,
+    tuned: o.Tuned = None,
+    adapter: o.Adapter = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    data: o.Data = None,
+    prompt: o.Prompt = None,
+    negatives: o.Negatives = None,
+    pairs: o.Pairs = None,
+    experiments: o.Experiments = None,
+    regions: o.Regions = None,
+    components: o.Components = None,
+    direction: o.Direction = None,
+    seed: o.Seed = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    memory: o.Memory = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; an unfinished comparison in it is continued.")
+    ] = None,
+) -> None:
+    """What does tuning change in a judge? BASE against TUNED, or against BASE with an adapter; writes a report."""
+    given, folder = _given({name: value for name, value in locals().items() if name not in ("base", "tuned")}), out
+    try:
+        if (tuned is None) == (adapter is None):
+            which = "both were given" if tuned else "neither was given"
+            raise InputError(f"TUNED or --adapter: {which}; give the tuned model or an adapter to put on BASE")
+        config = o.study_config(None, {"model": base, **given})
+        folder = out or Path("runs") / _folder_name(config, f"{_name(base)}-and-{_name(tuned or adapter or '')}")
+        from relscope.cli.show import OUT, print_comparison, progress_shown
+        from relscope.study import compare_models as compare
 
-    print(f"report: {build_report(run)}")
+        with progress_shown() as progress:
+            compare(config, tuned, folder, progress)
+            from relscope.report import build_comparison_report, summarize_comparison
+
+            progress.stage("writing the report")
+            report = build_comparison_report(folder)
+            summary = summarize_comparison(folder)
+    except KeyboardInterrupt:
+        raise o.interrupted(folder, out) from None
+    print_comparison(summary)
+    OUT.print(f"report: {report}")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a comparison.")]) -> None:
+    """Rebuild the report of a run, or of a comparison, from its rows alone."""
+    from relscope.report import build_comparison_report, build_report, is_comparison
+
+    build = build_comparison_report if is_comparison(run) else build_report
+    print(f"report: {build(run)}")
+
+
+app.command()(tuning.tune)
+app.command()(tuning.evaluate)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name not in ("study", "out", "as_json")}
 
 
-def _folder_name(config: StudyConfig) -> str:
+def _folder_name(config: StudyConfig, models: str | None = None) -> str:
     """Model, data and prompt, as one name; a run of other settings under the same name is refused, not mixed."""
     data = config.data.removeprefix("ir_datasets:") if config.data.startswith("ir_datasets:") else _name(config.data)
-    parts = (_name(config.model), data, config.prompt.format, config.prompt.order)
+    parts = (models or _name(config.model), data, config.prompt.format, config.prompt.order)
     return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
 
 

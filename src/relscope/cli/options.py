@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +21,14 @@ Study = Annotated[Path | None, typer.Argument(metavar="STUDY.yaml", help="Any of
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", rich_help_panel=_MODEL,
-                 help="Hub id, folder, GGUF file, adapter folder, or smollm2-135m (embedded; the default)."),
+                 help="Hub id, folder, GGUF file, adapter folder, or embedded: smoljudge (the default), smollm2-135m."),
 ]  # fmt: skip
+Base = Annotated[
+    str, typer.Argument(metavar="BASE", help="The model before tuning: hub id, folder, GGUF file, or smollm2-135m.")
+]
+Tuned = Annotated[
+    str | None, typer.Argument(metavar="TUNED", help="The model after it, or the folder of an adapter of BASE.")
+]
 Adapter = Annotated[
     str | None, typer.Option("--adapter", rich_help_panel=_MODEL, help="PEFT adapter, folder or hub id.")
 ]
@@ -82,6 +90,14 @@ Memory = Annotated[
     str | None,
     typer.Option("--memory", rich_help_panel=_MACHINE, help="Bound on patched activations held at once (1GiB)."),
 ]
+
+
+def interrupted(folder: Path | None, out: Path | None) -> typer.Exit:
+    """Say what is kept and how to go on; `folder` is None where nothing was done yet."""
+    kept = "nothing was done yet" if folder is None else f"what is done is kept in {folder}"
+    again = shlex.join(["relscope", *sys.argv[1:], *([] if out or not folder else ["--out", str(folder)])])
+    print(f"\nrelscope: interrupted; {kept}. To go on: {again}", file=sys.stderr)
+    return typer.Exit(130)
 
 
 def study_config(study: Path | None, given: Mapping[str, Any]) -> StudyConfig:

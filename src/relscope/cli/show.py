@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from relscope.report import ComparisonSummary
     from relscope.study import Judgement, ModelCheck, Plan
 
 # In a file or a pipe there is no window to fit: a line is as long as it needs to be.
@@ -153,6 +154,37 @@ def print_quality(quality: Any, n_excluded: int) -> None:
         table.add_row(label, f"{estimate.value:.3f}", escape(interval))
     OUT.print(table)
     OUT.print(f"{quality.n} pairs, {n_excluded} excluded; intervals over queries (bootstrap)")
+
+
+def print_comparison(summary: ComparisonSummary) -> None:
+    """The quality of both models side by side, then what alone carries most of the change, each way."""
+
+    def shown(value: Any, signed: bool = False) -> str:
+        text = f"{value.value:+.3f}" if signed else f"{value.value:.3f}"
+        return text if math.isnan(value.low) else f"{text} \\[{value.low:.3f}, {value.high:.3f}]"
+
+    OUT.print(f"base:  {escape(summary.base)}\ntuned: {escape(summary.tuned)}\n")
+    if summary.quality:
+        table = Table("measure", "base", "tuned", "tuned - base", box=None, pad_edge=False)
+        for name, label in _MEASURES:
+            values = [shown(getattr(summary.quality[model], name)) for model in ("base", "tuned")]
+            table.add_row(label, *values, shown(summary.quality_difference[name], signed=True))
+        OUT.print(table)
+        n = summary.quality["tuned"].n
+        OUT.print(f"{n} pairs; 95 % intervals over queries (bootstrap, the same queries for both)\n")
+    for receiver, donor in (("base", "tuned"), ("tuned", "base")):
+        carriers = summary.carriers.get(receiver, ())
+        if not carriers:
+            continue
+        known = not any(math.isnan(carrier.share.low) for carrier in carriers)
+        share = "share of the extra separation" if known else "share (the separation may be the same)"
+        table = Table(f"{donor} into {receiver}: what alone carries most", share, "logits", box=None, pad_edge=False)
+        for carrier in carriers:
+            table.add_row(
+                escape(carrier.name), shown(carrier.share) if known else "-", shown(carrier.effect, signed=True)
+            )
+        OUT.print(table)
+        OUT.print()
 
 
 def print_check(check: ModelCheck) -> None:

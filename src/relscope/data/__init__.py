@@ -11,6 +11,7 @@ from relscope.data.jsonl import pairs_from_jsonl
 from relscope.data.negatives import Bm25, NegativeSampling
 from relscope.data.pairs import PairSet, Refusal, RelevancePair, pairs_from_collection
 from relscope.data.sources import load_collection, load_pairs
+from relscope.data.squad import load_squad
 from relscope.data.text import MAX_DOCUMENT_CHARACTERS, MAX_QUERY_CHARACTERS
 from relscope.data.trec import load_trec
 
@@ -27,6 +28,7 @@ __all__ = [
     "load_collection",
     "load_irds",
     "load_pairs",
+    "load_squad",
     "load_trec",
     "pairs_from_collection",
     "pairs_from_jsonl",

@@ -6,6 +6,7 @@
 | `FILE.jsonl` | pairs that bring their negatives: `jsonl` |
 | a folder with corpus.jsonl, or `FOLDER:SPLIT` | a BEIR folder: `beir` |
 | a folder with passages.tsv, or `FILE.yaml` | TREC files: `trec` |
+| `FILE.json` with a field "data" | questions and paragraphs in SQuAD's format: `squad` |
 | `ir_datasets:ID` | a data set of the ir_datasets catalogue: `irds` |
 
 Compressed files end in `.gz`.
@@ -22,6 +23,7 @@ from relscope.data.irds import load_irds
 from relscope.data.jsonl import pairs_from_jsonl
 from relscope.data.negatives import NegativeSampling
 from relscope.data.pairs import PairSet, pairs_from_collection
+from relscope.data.squad import is_squad, load_squad
 from relscope.data.trec import is_trec_folder, load_trec
 from relscope.errors import InputError
 
@@ -29,7 +31,7 @@ DEMO_FOLDER = Path(__file__).with_name("demo")
 _IRDS_PREFIX = "ir_datasets:"
 _CHOICES = (
     'give "demo", a file of pairs (FILE.jsonl), a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), '
-    "a TREC folder (topics, qrels, passages.tsv) or its FILE.yaml, or ir_datasets:ID"
+    "a TREC folder (topics, qrels, passages.tsv) or its FILE.yaml, a FILE.json in SQuAD's format, or ir_datasets:ID"
 )
 
 
@@ -88,6 +90,8 @@ def _load_path(path: Path, split: str | None) -> Collection:
         return load_beir(path, split)
     if split is not None:
         raise InputError(f'{path}: ":{split}" chooses a split of a BEIR folder, but it holds no corpus.jsonl')
+    if path.suffix == ".json" and is_squad(path):
+        return load_squad(path)
     if path.suffix in (".yaml", ".yml", ".json") or (path.is_dir() and is_trec_folder(path)):
         return load_trec(path)
     raise InputError(f"{path}: not a kind of data that can be read; {_CHOICES}")

@@ -1,6 +1,13 @@
-"""Sites of a model, and what patching them does to the verdict."""
+"""Sites of a model, what patching them does to the verdict, within one model and from another, and what moved."""
 
-from relscope.interventions.cost import PatchCost, patch_cost
+from relscope.interventions.changes import (
+    HeadChanges,
+    WeightChange,
+    head_changes,
+    require_comparable_weights,
+    weight_changes,
+)
+from relscope.interventions.cost import PatchCost, patch_cost, transfer_cost
 from relscope.interventions.patching import DEFAULT_MEMORY_BYTES, PatchedPair, patch_pair
 from relscope.interventions.sites import (
     COMPONENTS,
@@ -10,6 +17,7 @@ from relscope.interventions.sites import (
     Site,
     all_sites,
 )
+from relscope.interventions.transfer import PromptName, Transfer, require_same_shape, transfer_pair
 
 __all__ = [
     "COMPONENTS",
@@ -17,10 +25,20 @@ __all__ = [
     "HEAD_COMPONENTS",
     "LAYER_COMPONENTS",
     "Direction",
+    "HeadChanges",
     "PatchCost",
     "PatchedPair",
+    "PromptName",
     "Site",
+    "Transfer",
+    "WeightChange",
     "all_sites",
+    "head_changes",
     "patch_cost",
     "patch_pair",
+    "require_comparable_weights",
+    "require_same_shape",
+    "transfer_cost",
+    "transfer_pair",
+    "weight_changes",
 ]

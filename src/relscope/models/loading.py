@@ -1,18 +1,16 @@
-"""From a name to a judge model: hub id, folder, GGUF file, PEFT adapter, or the embedded model.
+"""From a name to a judge model, or from two names to two judges that share the weights they have in common.
 
-Weights are read from safetensors or GGUF only, never from pickles; a repository's own code runs only when asked for.
+Where names lead is in `relscope.models.sources`. Weights are read from safetensors or GGUF only, never from pickles;
+a repository's own code runs only when asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import hashlib
 import json
 import logging as stdlib_logging
 import re
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +18,24 @@ import torch
 from torch import nn
 
 from relscope.errors import InputError
-from relscope.models.embedded import EMBEDDED_MODELS, embedded_folder
+from relscope.models.adapters import merged, merged_beside
 from relscope.models.judge import JudgeModel, ModelIdentity
+from relscope.models.sources import (
+    ModelSource,
+    adapter_location,
+    is_adapter_on,
+    resolve_source,
+    source_errors,
+    split_adapter,
+)
 from relscope.models.threads import set_sensible_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _FINGERPRINT_SAMPLES = 1024
 # What a config says besides how to compute: where it came from, and what generation does with it.
 _NOT_IN_FINGERPRINT = re.compile(
     r"_.*|architectures|transformers_version|(torch_)?dtype|quantization_config|use_cache|\w+_token_id|pretraining_tp"
 )
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model's weights are: what `from_pretrained` is given."""
-
-    kind: str  # "hub", "folder", "gguf" or "embedded"
-    location: str  # hub id or folder
-    gguf_file: str | None = None
 
 
 def load_judge(
@@ -56,8 +51,9 @@ def load_judge(
 
     Args:
         source: a hub id ("Qwen/Qwen2.5-0.5B-Instruct"; with a GGUF file in it: "owner/name/file.gguf"), a folder, a
-            GGUF file, a folder with a PEFT adapter that names its base, or "smollm2-135m" (embedded).
-        adapter: folder or hub id of a PEFT adapter, merged into the weights.
+            GGUF file, a folder with a PEFT adapter that names its base, or an embedded one: "smollm2-135m", and
+            "smoljudge", which is that model with an adapter for judging relevance.
+        adapter: folder or hub id of a PEFT adapter, or "smoljudge" (embedded), merged into the weights.
         dtype: "float32", "bfloat16", "float16"; "auto" is float32, since effects are smaller than bf16's rounding.
         device: "cpu", "cuda", "cuda:1", "mps"...; "auto" takes an accelerator where there is one.
         revision: branch, tag or commit of a hub id.
@@ -66,28 +62,63 @@ def load_judge(
     Raises:
         InputError: the source, adapter, dtype or device cannot be used; the message says what would be right.
     """
-    set_sensible_threads()
-    _quiet_loaders()
-    torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
-    source, adapter = _split_adapter(str(source), adapter)
-    place = resolve_source(source)
-    options = _options(place, revision, trust_remote_code)
-    with _input_errors(source):
-        model, tokenizer = _load(place, options, torch_dtype)
+    torch_device = parse_device(device)
+    name, adapter = split_adapter(str(source), adapter)
     if adapter is not None:
-        model = _merged(model, str(adapter))
-    model = model.to(torch_device).eval().requires_grad_(False)
-    config = model.config.get_text_config(decoder=True)
-    identity = ModelIdentity(
-        name=source,
-        kind=place.kind,
-        revision=_commit(place, revision),
-        adapter=None if adapter is None else str(adapter),
-        dtype=str(torch_dtype).removeprefix("torch."),
-        fingerprint=fingerprint(model),
-        model_type=config.model_type,
-    )
-    return JudgeModel(model, tokenizer, identity)
+        adapter_location(str(adapter))  # what cannot be found is said before weights are read
+    read = _read(name, parse_dtype(dtype), revision, trust_remote_code)
+    if adapter is None:
+        return _judge(read, read.model, None, torch_device)
+    return _judge(read, merged(read.model, str(adapter)), str(adapter), torch_device)
+
+
+def load_judges(
+    base: str | Path,
+    tuned: str | Path | None = None,
+    *,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[JudgeModel, JudgeModel]:
+    """Load a model and what it was tuned into, to be compared.
+
+    Where the tuned model is an adapter on this base, the weights are read once, and both judges hold the same tensors
+    except for those that the adapter changes. Either judge is as `load_judge` alone would load it.
+
+    Args:
+        base: as for `load_judge`.
+        tuned: the tuned model, as for `load_judge`; None where `adapter` is given.
+        adapter: folder or hub id of a PEFT adapter that makes the base into the tuned model.
+        dtype: as for `load_judge`; of both.
+        device: as for `load_judge`; of both.
+        revision: of the base; a tuned model from a hub is read at its default branch.
+        trust_remote_code: run code that comes with the models.
+
+    Returns:
+        The judges of the base and of the tuned model.
+
+    Raises:
+        InputError: as for `load_judge`, or not exactly one of `tuned` and `adapter` is given.
+    """
+    if (tuned is None) == (adapter is None):
+        raise InputError("tuned: give either a tuned model or an adapter on the base, and not both")
+    if adapter is not None:
+        adapter_location(str(adapter))  # what cannot be found is said before weights are read
+    if tuned is not None and not is_adapter_on(base, tuned):
+        resolve_source(split_adapter(str(tuned), None)[0])
+        return (
+            load_judge(base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code),
+            load_judge(tuned, dtype=dtype, device=device, trust_remote_code=trust_remote_code),
+        )
+    torch_device = parse_device(device)
+    name, adapter = split_adapter(str(base), adapter) if tuned is None else split_adapter(str(tuned), None)
+    read = _read(name if tuned is None else str(base), parse_dtype(dtype), revision, trust_remote_code)
+    beside = merged_beside(read.model, str(adapter))
+    # Moved only now: merging elsewhere would round the weights in another way than `load_judge` does.
+    judge = _judge(read, read.model, None, torch_device)
+    return judge, _judge(dataclasses.replace(read, name=name), beside, str(adapter), torch_device)
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -98,49 +129,10 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_rem
     """
     set_sensible_threads()
     _quiet_loaders()
-    base, _ = _split_adapter(str(source), None)
+    base, _ = split_adapter(str(source), None)
     place = resolve_source(base)
-    with _input_errors(base):
+    with source_errors(base):
         return _load_tokenizer(place, _options(place, revision, trust_remote_code))
-
-
-def resolve_source(source: str) -> ModelSource:
-    """Say where a model name leads, without loading it.
-
-    Raises:
-        InputError: a path that does not exist, or a folder without weights that may be read.
-    """
-    if source in EMBEDDED_MODELS:
-        return ModelSource("embedded", str(embedded_folder(source)))
-    path = Path(source)
-    if path.suffix == ".gguf":
-        if path.is_file():
-            return ModelSource("gguf", str(path.parent), path.name)
-        if not path.is_absolute() and not path.parent.exists() and len(path.parts) >= 3:  # owner/name/file.gguf
-            return ModelSource("hub", "/".join(path.parts[:2]), "/".join(path.parts[2:]))
-        raise InputError(f"model {source!r}: there is no such GGUF file")
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            ggufs = sorted(p.name for p in path.glob("*.gguf"))
-            if ggufs:
-                raise InputError(f"model {source!r} is a folder of GGUF files; name one of them: {', '.join(ggufs)}")
-            raise InputError(f"model {source!r}: the folder has no config.json, so it holds no model")
-        if not _holds_weights(path):
-            raise InputError(
-                f"model {source!r}: the folder has no *.safetensors; other weight formats can run code when they are "
-                "read. Convert it with save_pretrained(..., safe_serialization=True)"
-            )
-        return ModelSource("folder", source)
-    if path.exists():
-        raise InputError(f"model {source!r} is a file; a model is a folder, a .gguf file, or a hub id")
-    if _looks_local(source):
-        raise InputError(f"model {source!r}: there is no such folder")
-    return ModelSource("hub", source)
-
-
-def _looks_local(name: str) -> bool:
-    """Whether a name can only be a path: a hub id is `name` or `owner/name`."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def parse_dtype(dtype: str) -> torch.dtype:
@@ -183,6 +175,43 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(values.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What was read from one source, before adapters and devices."""
+
+    name: str
+    place: ModelSource
+    model: Any
+    tokenizer: Any
+    dtype: torch.dtype
+    commit: str | None
+
+
+def _read(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> _Read:
+    set_sensible_threads()
+    _quiet_loaders()
+    place = resolve_source(name)
+    with source_errors(name):
+        model, tokenizer = _load(place, _options(place, revision, trust_remote_code), dtype)
+    return _Read(name, place, model, tokenizer, dtype, _commit(place, revision))
+
+
+def _judge(read: _Read, model: Any, adapter: str | None, device: torch.device) -> JudgeModel:
+    """A judge around the model that was read, or around one made from it with an adapter."""
+    # Tensors that two models share are moved in place, so they still share them.
+    model = model.to(device).eval().requires_grad_(False)
+    identity = ModelIdentity(
+        name=read.name,
+        kind=read.place.kind,
+        revision=read.commit,
+        adapter=adapter,
+        dtype=str(read.dtype).removeprefix("torch."),
+        fingerprint=fingerprint(model),
+        model_type=model.config.get_text_config(decoder=True).model_type,
+    )
+    return JudgeModel(model, read.tokenizer, identity)
 
 
 def _options(place: ModelSource, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
@@ -246,77 +275,3 @@ def _load_tokenizer(place: ModelSource, options: dict[str, Any]) -> Any:
             "tokenizers give"
         )
     return tokenizer
-
-
-def _split_adapter(source: str, adapter: str | Path | None) -> tuple[str, str | Path | None]:
-    """A folder that holds an adapter stands for the base it names, with that adapter on it."""
-    config = Path(source) / _ADAPTER_CONFIG
-    if not config.is_file():
-        return source, adapter
-    if _holds_weights(Path(source)):
-        # transformers would put the adapter on the model unasked.
-        raise InputError(f"model {source!r} holds both a whole model and an adapter; give each a folder of its own")
-    if adapter is not None:
-        raise InputError(f"model {source!r} is itself an adapter; give its base as the model")
-    try:
-        fields = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as failure:
-        raise InputError(f"{config} is not JSON: {failure}") from failure
-    base = fields.get("base_model_name_or_path") if isinstance(fields, dict) else None
-    if not base:
-        raise InputError(
-            f"{config}: field 'base_model_name_or_path' is missing; give the base as model and this as adapter"
-        )
-    return str(base), source
-
-
-def _holds_weights(folder: Path) -> bool:
-    """Whether a folder has safetensors of a whole model."""
-    return any(path.name != _ADAPTER_WEIGHTS for path in folder.glob("*.safetensors"))
-
-
-def _merged(model: Any, adapter: str) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise InputError("adapters need the extra 'peft': pip install 'relscope[peft]'") from None
-    if Path(adapter).exists() and not (Path(adapter) / _ADAPTER_WEIGHTS).is_file():
-        raise InputError(f"adapter {adapter!r} has no {_ADAPTER_WEIGHTS}; other formats are not read")
-    if not Path(adapter).exists() and _looks_local(adapter):
-        raise InputError(f"adapter {adapter!r}: there is no such folder")
-    with _input_errors(adapter, "adapter"):
-        if not Path(adapter).exists():
-            from huggingface_hub import hf_hub_download
-
-            # Without this, peft would fall back to a pickle.
-            hf_hub_download(adapter, _ADAPTER_WEIGHTS)
-        with warnings.catch_warnings():
-            # peft leaves out what is missing, with a warning.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            tuned = PeftModel.from_pretrained(model, adapter)
-        return tuned.merge_and_unload(safe_merge=True)
-
-
-@contextlib.contextmanager
-def _input_errors(source: str, what: str = "model") -> Iterator[None]:
-    """Turn what loaders raise about a source into one clear sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as failure:  # loaders raise many types; each becomes an error that names the source
-        reason = " ".join(str(failure).split())
-        if "trust_remote_code" in reason:
-            reason = "it comes with its own code, which runs only with --trust-remote-code"
-        elif found := re.match(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", reason):
-            reason = f"it is no causal language model ({found[1]})"
-        elif "ignore_mismatched_sizes" in reason:
-            reason = "its weights have other sizes than its config says"
-        elif "couldn't connect" in reason or "Please check your connection" in reason:
-            reason = (
-                "there is no such folder, it is not in the cache of the Hugging Face hub, and the hub cannot be "
-                "reached; fetch it where there is a network, or name a folder or GGUF file"
-            )
-        elif isinstance(failure, OSError) and "safetensors" in reason:
-            reason = f"it has no safetensors weights, the only format besides GGUF that is read ({reason[:200]})"
-        raise InputError(f"{what} {source!r} cannot be loaded: {reason[:600]}") from failure

@@ -36,7 +36,12 @@ class Linked:
 
 def embedded_effects(effects: pd.DataFrame) -> Embedded:
     """The site effects as CSV, seven significant digits."""
-    return _embed("site_effects.csv", effects.to_csv(index=False, float_format="%.7g"), len(effects))
+    return embedded_table("site_effects.csv", effects)
+
+
+def embedded_table(file_name: str, table: pd.DataFrame) -> Embedded:
+    """A table of computed numbers as CSV, seven significant digits."""
+    return _embed(file_name, table.to_csv(index=False, float_format="%.7g"), len(table))
 
 
 def embedded_rows(rows: pd.DataFrame) -> Embedded | None:

@@ -66,51 +66,52 @@ def draw_figures(contents: Contents, folder: Path) -> list[Path]:
             flow = [m for m in contents.flow if m.direction == direction]
             if flow:
                 figure = _flow_figure(flow, scale.quantity, scale.modules)
-                paths.append(_save(figure, folder / _file_name(f"flow{suffix}")))
+                paths.append(save(figure, folder / file_name(f"flow{suffix}")))
             for effect_map in flow:
                 limit = scale.modules if effect_map.name in MODULES else scale.flow
                 figure = _flow_figure([effect_map], scale.quantity, limit)
-                paths.append(_save(figure, folder / _file_name(f"flow_{effect_map.name}{suffix}")))
+                paths.append(save(figure, folder / file_name(f"flow_{effect_map.name}{suffix}")))
             for effect_map in contents.heads:
                 if effect_map.direction == direction:
                     figure = _heads_figure(effect_map, scale.quantity, scale.heads)
-                    paths.append(_save(figure, folder / _file_name(f"heads_{effect_map.name}{suffix}")))
+                    paths.append(save(figure, folder / file_name(f"heads_{effect_map.name}{suffix}")))
     return paths
 
 
 def _flow_figure(flow: Sequence[EffectMap], quantity: Quantity, limit: float) -> Figure:
     n_rows = len(flow[0].rows)
     panel = 0.22 + 0.135 * n_rows
-    figure = _figure(0.65 + panel * len(flow))
+    figure = new_figure(0.65 + panel * len(flow))
     axes = figure.subplots(len(flow), 1, sharex=True, squeeze=False)[:, 0]
     for axis, effect_map in zip(axes, flow, strict=True):
-        mesh = _draw(axis, effect_map, quantity, limit)
-        axis.set_title(_plain(effect_map.name), loc="left", pad=2.5)
-        axis.set_yticks(np.arange(n_rows), [_plain(row) for row in effect_map.rows])
+        mesh = draw_map(axis, effect_map, quantity, limit)
+        axis.set_title(plain_text(effect_map.name), loc="left", pad=2.5)
+        axis.set_yticks(np.arange(n_rows), [plain_text(row) for row in effect_map.rows])
         axis.tick_params(axis="y", length=0, pad=2)
     for axis in axes[:-1]:
         axis.tick_params(axis="x", length=0)
     axes[-1].set_xlabel("layer", labelpad=1.5)
     clipped = any(np.nanmax(np.abs(m.values(quantity))) > limit for m in flow)
-    _colour_bar(figure, mesh, list(axes), quantity, axes_inches=0.135 * n_rows * len(flow), clipped=clipped)
+    colour_bar(figure, mesh, list(axes), quantity, axes_inches=0.135 * n_rows * len(flow), clipped=clipped)
     return figure
 
 
 def _heads_figure(effect_map: EffectMap, quantity: Quantity, limit: float) -> Figure:
     n_heads, n_layers = len(effect_map.rows), len(effect_map.layers)
     height = min(2.8, max(0.8, 2.8 * n_heads / n_layers))
-    figure = _figure(0.85 + height)
+    figure = new_figure(0.85 + height)
     axis = figure.subplots()
-    mesh = _draw(axis, effect_map, quantity, limit)
-    axis.set_title(_plain(f"z at {effect_map.name}"), loc="left", pad=2.5)
-    axis.set_yticks(_ticks(n_heads, 8))
+    mesh = draw_map(axis, effect_map, quantity, limit)
+    axis.set_title(plain_text(f"z at {effect_map.name}"), loc="left", pad=2.5)
+    axis.set_yticks(ticks(n_heads, 8))
     axis.set_ylabel("head", labelpad=2)
     axis.set_xlabel("layer", labelpad=1.5)
-    _colour_bar(figure, mesh, [axis], quantity, axes_inches=height)
+    colour_bar(figure, mesh, [axis], quantity, axes_inches=height)
     return figure
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """An empty figure, one column wide and `height` inches high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -120,7 +121,8 @@ def _figure(height: float) -> Figure:
     return figure
 
 
-def _draw(axis: Axes, effect_map: EffectMap, quantity: Quantity, limit: float) -> Any:
+def draw_map(axis: Axes, effect_map: EffectMap, quantity: Quantity, limit: float) -> Any:
+    """Draw one map on `axis`; returns what a colour bar needs."""
     from matplotlib.colors import LinearSegmentedColormap
 
     n_rows, n_layers = len(effect_map.rows), len(effect_map.layers)
@@ -140,13 +142,13 @@ def _draw(axis: Axes, effect_map: EffectMap, quantity: Quantity, limit: float) -
     )
     axis.patch.set(facecolor="#e9e9e9", hatch="//////", edgecolor="#9a9a9a")  # shows where a site is missing
     axis.invert_yaxis()
-    axis.set_xticks(_ticks(n_layers, 12))
+    axis.set_xticks(ticks(n_layers, 12))
     for side in ("top", "right", "left", "bottom"):
         axis.spines[side].set_visible(False)
     return mesh
 
 
-def _colour_bar(
+def colour_bar(
     figure: Figure,
     mesh: Any,
     axes: list[Axes],
@@ -154,6 +156,7 @@ def _colour_bar(
     *,
     axes_inches: float,
     clipped: bool = False,
+    label: str | None = None,
 ) -> None:
     """A bar below `axes`, which are `axes_inches` high together; equally long and thick in every figure."""
     from matplotlib.ticker import MaxNLocator
@@ -168,30 +171,33 @@ def _colour_bar(
         extend="both" if clipped else "neither",
         extendfrac=0.03,
         ticks=MaxNLocator(5, steps=[1, 2, 5, 10]),
-        label=COLOUR_LABELS[quantity],
+        label=label or COLOUR_LABELS[quantity],
     )
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(length=2, pad=1.5)
     bar.ax.xaxis.labelpad = 1.5
 
 
-def _ticks(n: int, most: int) -> list[int]:
+def ticks(n: int, most: int) -> list[int]:
     """Whole numbers from 0 below `n`, in steps of 1, 2, 5, 10, ... so that there are at most `most`."""
     steps = (factor * 10**power for power in range(6) for factor in (1, 2, 5))
     step = next(s for s in steps if (n - 1) // s + 1 <= most)
     return list(range(0, n, step))
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
+    """`text` as matplotlib shows it as it is, cut where it is long."""
     short = text if len(text) <= 24 else text[:23] + "…"
     return short.replace("$", r"\$")  # matplotlib reads a formula between two dollar signs
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """The PNG's name, of letters, digits, dots, dashes and underscores alone."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text) + ".png"
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure to `path`, a PNG, and as a PDF beside it; returns `path`."""
     # Without the creation date the same run gives the same bytes.
     for target, options in (
         (path, {"dpi": DPI}),

@@ -80,8 +80,8 @@ class Scale:
         return self.modules < 0.8 * self.flow
 
 
-def flow_maps(effects: pd.DataFrame) -> list[EffectMap]:
-    """One map for each direction and component of the experiment `flow`: regions x layers."""
+def flow_maps(effects: pd.DataFrame, columns: Sequence[str] = CELL_COLUMNS) -> list[EffectMap]:
+    """One map for each direction and component of the experiment `flow`: regions x layers, with these columns."""
     flow = effects[effects["experiment"] == "flow"]
     maps = []
     for direction in _names(flow["direction"]):
@@ -92,13 +92,13 @@ def flow_maps(effects: pd.DataFrame) -> list[EffectMap]:
             sites = here[here["component"] == component]
             row_of = {region: i for i, region in enumerate(regions)}
             index = np.array([row_of[str(region)] for region in sites["region"]], dtype=np.intp)
-            cells = _matrices(sites, index, len(regions), layers)
+            cells = _matrices(sites, index, (len(regions), layers), columns)
             maps.append(EffectMap(component, direction, tuple(regions), layers, cells))
     return maps
 
 
-def head_maps(effects: pd.DataFrame) -> list[EffectMap]:
-    """One map for each direction and region of the experiment `heads`: heads x layers."""
+def head_maps(effects: pd.DataFrame, columns: Sequence[str] = CELL_COLUMNS) -> list[EffectMap]:
+    """One map for each direction and region of the experiment `heads`: heads x layers, with these columns."""
     heads = effects[effects["experiment"] == "heads"]
     maps = []
     for direction in _names(heads["direction"]):
@@ -108,7 +108,7 @@ def head_maps(effects: pd.DataFrame) -> list[EffectMap]:
         for region in sorted(_names(here["region"]), key=words.region_key):
             sites = here[here["region"] == region]
             index = np.array([int(head) for head in sites["head"]], dtype=np.intp)
-            cells = _matrices(sites, index, n_heads, layers)
+            cells = _matrices(sites, index, (n_heads, layers), columns)
             maps.append(EffectMap(region, direction, tuple(str(h) for h in range(n_heads)), layers, cells))
     return maps
 
@@ -118,13 +118,14 @@ def shared_scale(flow: Sequence[EffectMap], heads: Sequence[EffectMap], quantity
     modules = [m for m in flow if m.name in MODULES]
     return Scale(
         quantity,
-        flow=_limit(m.values(quantity) for m in flow),
-        modules=_limit(m.values(quantity) for m in modules or flow),
-        heads=_limit(m.values(quantity) for m in heads),
+        flow=limit_of(m.values(quantity) for m in flow),
+        modules=limit_of(m.values(quantity) for m in modules or flow),
+        heads=limit_of(m.values(quantity) for m in heads),
     )
 
 
-def _limit(matrices: Iterable[Matrix]) -> float:
+def limit_of(matrices: Iterable[Matrix]) -> float:
+    """The end of a symmetric colour scale that holds every value: two significant digits; 1 where all are 0."""
     largest = 0.0
     for matrix in matrices:
         finite = matrix[np.isfinite(matrix)]
@@ -151,11 +152,15 @@ def _component_key(component: str) -> tuple[int, str]:
 
 
 def _matrices(
-    sites: pd.DataFrame, rows: npt.NDArray[np.intp], n_rows: int, layers: tuple[int, ...]
+    sites: pd.DataFrame,
+    rows: npt.NDArray[np.intp],
+    shape: tuple[int, tuple[int, ...]],
+    names: Sequence[str],
 ) -> dict[str, Matrix]:
+    n_rows, layers = shape
     columns = sites["layer"].to_numpy(dtype=np.intp)
     cells = {}
-    for name in CELL_COLUMNS:
+    for name in names:
         matrix = np.full((n_rows, len(layers)), np.nan)
         matrix[rows, columns] = sites[name].to_numpy(dtype=np.float64, na_value=np.nan)
         cells[name] = matrix

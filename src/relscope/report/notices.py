@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from relscope.report import words
+from relscope.report import facts, words
 from relscope.report.contents import Contents
 
 FEW_QUERIES = 10
+EMBEDDED_MODEL = (
+    "It has 135 million parameters and comes with relscope so that everything can be tried without a model hub. What "
+    "is shown here is how this small model judges short English passages; it is no evidence of how a large judge "
+    "works, and the model is not meant to judge anything that matters."
+)
+"""What the embedded models are, and are not."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ def notices(contents: Contents) -> list[Notice]:
             else "The verdicts are not better than chance, so the effects mean little"
         )
         found.append(Notice("alarm", title, quality.sentence))
+    if facts.lookup(manifest.identity, "model.kind") == "embedded":
+        found.append(Notice("warn", "This is a model to learn and test with", EMBEDDED_MODEL))
     if contents.complete and not any(not pair.filtered for pair in manifest.pairs):
         found.append(
             Notice(

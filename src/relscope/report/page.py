@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from relscope.report import downloads, facts, verdicts, views, words
+from relscope.report import assets, downloads, facts, verdicts, views, words
 from relscope.report.contents import Contents
 from relscope.report.maps import COLOURS, EffectMap
 from relscope.report.notices import notices
@@ -41,14 +36,7 @@ MOST_PARTS_LISTED = 12
 
 def render(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> str:
     """The report as HTML text. `figures` are the PNG paths in `run_dir`, each with a PDF beside it."""
-    environment = Environment(
-        loader=PackageLoader("relscope.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(_values(contents, run_dir, figures))
+    return assets.template("report.html.j2").render(_values(contents, run_dir, figures))
 
 
 def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[str, Any]:
@@ -108,9 +96,9 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
             "runs": runs,
         },
         "draws": bool(plots) or histogram is not None,
-        "css": _own("report.css"),
-        "js": _own("report.js"),
-        "plotly": _plotly(),
+        "css": assets.own("report.css"),
+        "js": assets.own("report.js"),
+        "plotly": assets.plotly(),
     }
 
 
@@ -259,15 +247,3 @@ def _shown_manifest(manifest: Manifest) -> tuple[Mapping[str, Any], str]:
             cut.append(f"the first {MOST_MANIFEST_ENTRIES} of {len(shown[name]):,} {name}")
             shown[name] = shown[name][:MOST_MANIFEST_ENTRIES]
     return shown, f"Shown with {words.listing(cut)}; manifest.json has all." if cut else ""
-
-
-@cache
-def _own(name: str) -> Markup:
-    return Markup(files("relscope.report").joinpath("templates", name).read_text(encoding="utf-8"))
-
-
-@cache
-def _plotly() -> Markup:
-    from plotly.offline import get_plotlyjs
-
-    return Markup(get_plotlyjs())

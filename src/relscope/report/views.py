@@ -129,9 +129,11 @@ def plot_map(effect_map: EffectMap, identifier: str, kind: str) -> dict[str, Any
         "rows": list(effect_map.rows),
         "layers": list(effect_map.layers),
         "missing": _has_gaps(effect_map),
-        "decimals": words.decimals_for(effect_map.cells["effect"].ravel()),
-        "ie_decimals": words.decimals_for(effect_map.cells["ie"].ravel()),
-        "p_decimals": words.decimals_for(effect_map.cells["p_effect"].ravel()),
+        **{
+            decimals: words.decimals_for(effect_map.cells[column].ravel())
+            for decimals, column in (("decimals", "effect"), ("ie_decimals", "ie"), ("p_decimals", "p_effect"))
+            if column in effect_map.cells
+        },
         "cells": {name: _plain(matrix) for name, matrix in effect_map.cells.items()},
     }
 

@@ -4,6 +4,8 @@ One row is one measured site of one pair (`schema`); a run is a folder of immuta
 manifest (`manifest`, `run`); every file appears whole or not at all (`files`). Nothing here imports torch.
 """
 
+from relscope.results.changes import HEAD_CHANGES, WEIGHT_CHANGES, changes_path, read_changes, write_changes
+from relscope.results.comparison import Comparison, ComparisonFolder, create_or_resume_comparison
 from relscope.results.files import RunError
 from relscope.results.manifest import (
     ExclusionRecord,
@@ -29,10 +31,14 @@ from relscope.results.schema import (
 
 __all__ = [
     "DIRECTIONS",
+    "HEAD_CHANGES",
     "KEY_COLUMNS",
     "SCHEMA",
     "SITE_COLUMNS",
     "VALUE_COLUMNS",
+    "WEIGHT_CHANGES",
+    "Comparison",
+    "ComparisonFolder",
     "ExclusionRecord",
     "Lint",
     "Manifest",
@@ -42,10 +48,14 @@ __all__ = [
     "Run",
     "RunError",
     "Segment",
+    "changes_path",
     "create_or_resume",
+    "create_or_resume_comparison",
     "identity_differences",
     "identity_hash",
     "key_index",
     "open_run",
+    "read_changes",
     "rows_table",
+    "write_changes",
 ]

@@ -3,27 +3,34 @@
 from relscope.prompts import print_prompt as show_prompt
 from relscope.prompts import read_yaml
 from relscope.study.checking import ModelCheck, check_model
+from relscope.study.comparing import compare_models
 from relscope.study.config import (
     EXPERIMENTS,
+    PROMPTS,
     Experiments,
     Flow,
     Heads,
     Negatives,
     StudyConfig,
+    config_problems,
     experiment_options,
     prompt_fields,
 )
+from relscope.study.evaluation import Measured, evaluate, evaluate_model
 from relscope.study.judging import Judgement, judge_pairs, quality_of
+from relscope.study.manifest import package_versions, processor_name
 from relscope.study.plan import Plan, plan_study
 from relscope.study.prepare import Prepared, Progress, Silent, prepare, render_prompts
 from relscope.study.run import run_study
 
 __all__ = [
     "EXPERIMENTS",
+    "PROMPTS",
     "Experiments",
     "Flow",
     "Heads",
     "Judgement",
+    "Measured",
     "ModelCheck",
     "Negatives",
     "Plan",
@@ -32,10 +39,16 @@ __all__ = [
     "Silent",
     "StudyConfig",
     "check_model",
+    "compare_models",
+    "config_problems",
+    "evaluate",
+    "evaluate_model",
     "experiment_options",
     "judge_pairs",
+    "package_versions",
     "plan_study",
     "prepare",
+    "processor_name",
     "prompt_fields",
     "quality_of",
     "read_yaml",

@@ -7,7 +7,7 @@ continued with the same ones. Where and how fast it runs (device, memory) may ch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -151,7 +151,7 @@ class Experiments(_Section):
 class StudyConfig(_Section):
     """A whole study. Every field has a default; `relscope run` without options runs it on the demo collection."""
 
-    model: str = "smollm2-135m"
+    model: str = "smoljudge"
     adapter: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
@@ -174,7 +174,7 @@ class StudyConfig(_Section):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise InputError("; ".join(_problems(error))) from None
+            raise InputError("; ".join(config_problems(error, _fields_at))) from None
 
     @model_validator(mode="after")
     def _prompts_have_regions(self) -> StudyConfig:
@@ -194,7 +194,7 @@ class StudyConfig(_Section):
         A field without a value has its default; an experiment without a value runs with its defaults.
         """
         if not isinstance(fields, Mapping):
-            raise InputError(f"{source}: a mapping of fields is needed, such as 'model: smollm2-135m'")
+            raise InputError(f"{source}: a mapping of fields is needed, such as 'model: smoljudge'")
         given = {str(name): v for name, v in fields.items() if v is not None or name not in cls.model_fields}
         try:
             if isinstance(given.get("experiments"), Mapping):
@@ -225,19 +225,20 @@ class StudyConfig(_Section):
         return chosen
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
+def config_problems(error: ValidationError, fields_at: Callable[[list[str]], tuple[str, ...]]) -> Iterator[str]:
+    """What is wrong with a configuration, in our own words; `fields_at` names the fields of a section by its path."""
     for problem in error.errors(include_url=False):
         path = [str(part) for part in problem["loc"]]
         given = problem["input"]
         message = problem["msg"]
         if problem["type"] == "extra_forbidden":
-            yield f"unknown field {'.'.join(path)!r}: {did_you_mean(path[-1], _fields_at(path[:-1]))}"
+            yield f"unknown field {'.'.join(path)!r}: {did_you_mean(path[-1], fields_at(path[:-1]))}"
             continue
         if problem["type"] == "literal_error":
             known = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))
             message = f"{given!r} does not exist: {did_you_mean(str(given), tuple(known))}"
         elif problem["type"] == "model_type":
-            message = f"a mapping of {', '.join(_fields_at(path))} is needed, not {given!r}"
+            message = f"a mapping of {', '.join(fields_at(path))} is needed, not {given!r}"
         elif problem["type"] != "value_error":
             message = f"{message.replace('Input should', 'should', 1)}, not {given!r}"
         yield ": ".join([".".join(path)] * bool(path) + [message.removeprefix("Value error, ")])

@@ -5,6 +5,7 @@ LD = logit(yes) - logit(no) at the last token, of each pair's clean and corrupte
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,30 @@ def verdicts(judge: JudgeModel, pairs: list[AlignedPair]) -> list[tuple[float, f
     return list(zip(values[::2], values[1::2], strict=True))
 
 
+def verdict_frame(
+    judge: JudgeModel, pairs: Sequence[AlignedPair], on_batch: Callable[[int], None] | None = None
+) -> pd.DataFrame:
+    """Verdicts of pairs, a row each: pair_id, query_id, query_text, ld_clean, ld_corrupted.
+
+    `on_batch` is called with the number of pairs that were judged since it was called last.
+    """
+    values: list[tuple[float, float]] = []
+    for first in range(0, len(pairs), _PAIRS_PER_BATCH):
+        batch = list(pairs[first : first + _PAIRS_PER_BATCH])
+        values += verdicts(judge, batch)
+        if on_batch is not None:
+            on_batch(len(batch))
+    return pd.DataFrame(
+        {
+            "pair_id": [pair.pair_id for pair in pairs],
+            "query_id": [pair.query_id for pair in pairs],
+            "query_text": [pair.query_text for pair in pairs],
+            "ld_clean": [clean for clean, _ in values],
+            "ld_corrupted": [corrupted for _, corrupted in values],
+        }
+    )
+
+
 def judged_correctly(verdicts: pd.DataFrame) -> pd.Series[bool]:
     """Which pairs have both verdicts right: yes to the clean prompt (LD > 0), no to the corrupted one."""
     return (verdicts["ld_clean"] > 0) & (verdicts["ld_corrupted"] <= 0)
@@ -73,20 +98,7 @@ def judge_pairs(config: StudyConfig, progress: Progress | None = None) -> Judgem
     prepared = prepare(config, progress)
     progress.stage(f"judging {len(prepared.aligned)} pairs")
     progress.start(len(prepared.aligned), float(len(prepared.aligned)))
-    values: list[tuple[float, float]] = []
-    for first in range(0, len(prepared.aligned), _PAIRS_PER_BATCH):
-        batch = prepared.aligned[first : first + _PAIRS_PER_BATCH]
-        values += verdicts(prepared.judge, batch)
-        progress.advance(len(batch), float(len(batch)))
-    frame = pd.DataFrame(
-        {
-            "pair_id": [pair.pair_id for pair in prepared.aligned],
-            "query_id": [pair.query_id for pair in prepared.aligned],
-            "query_text": [pair.query_text for pair in prepared.aligned],
-            "ld_clean": [clean for clean, _ in values],
-            "ld_corrupted": [corrupted for _, corrupted in values],
-        }
-    )
+    frame = verdict_frame(prepared.judge, prepared.aligned, lambda n: progress.advance(n, float(n)))
     n_excluded = len(prepared.exclusions) + len(prepared.loaded.refused)
     if config.filter == "correct":
         right = judged_correctly(frame)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from relscope.models import VerdictLint
+from relscope.models import ModelIdentity, VerdictLint
 from relscope.prompts import Prompt
 from relscope.results import ExclusionRecord, Lint, Manifest, PairRecord, PromptSample, Segment
 from relscope.study.config import StudyConfig
@@ -21,8 +21,10 @@ _N_SAMPLES = 3
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "pandas", "pyarrow", "bm25s")
 
 
-def new_manifest(config: StudyConfig, prepared: Prepared, lints: list[VerdictLint]) -> Manifest:
-    """The manifest of a run that is about to begin."""
+def new_manifest(
+    config: StudyConfig, prepared: Prepared, lints: list[VerdictLint], donor: ModelIdentity | None = None
+) -> Manifest:
+    """The manifest of a run that is about to begin; `donor`: of one whose patches come from another model."""
     clauses = [
         Lint(
             name=f"contract: {clause.name}",
@@ -33,8 +35,8 @@ def new_manifest(config: StudyConfig, prepared: Prepared, lints: list[VerdictLin
         for clause in prepared.contract.clauses
     ]
     return Manifest(
-        identity=_identity(config, prepared),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        identity=identity_of(config, prepared) | ({} if donor is None else {"donor": dataclasses.asdict(donor)}),
+        created=now(),
         environment=_environment(prepared),
         model_shape=dataclasses.asdict(prepared.judge.shape),
         seeds={"seed": config.seed},
@@ -61,7 +63,8 @@ def new_manifest(config: StudyConfig, prepared: Prepared, lints: list[VerdictLin
     )
 
 
-def _identity(config: StudyConfig, prepared: Prepared) -> dict[str, Any]:
+def identity_of(config: StudyConfig, prepared: Prepared) -> dict[str, Any]:
+    """Whatever changes what the rows of a study mean."""
     return {
         "config": config.identity(),
         "model": dataclasses.asdict(prepared.judge.identity),
@@ -81,17 +84,27 @@ def _identity(config: StudyConfig, prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def _environment(prepared: Prepared) -> dict[str, Any]:
     device = prepared.judge.device
-    hardware = {"machine": platform.machine(), "processor": _processor(), "device": str(device)}
+    hardware = {"machine": platform.machine(), "processor": processor_name(), "device": str(device)}
     if device.type == "cuda":
         hardware["accelerator"] = torch.cuda.get_device_name(device)
     return {
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "packages": package_versions(),
         "hardware": hardware,
         "threads": torch.get_num_threads(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages that numbers depend on."""
+    return {name: version for name in _PACKAGES if (version := _version(name)) is not None}
 
 
 def _version(package: str) -> str | None:
@@ -101,7 +114,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name: on Linux from the kernel, where `platform` often knows nothing."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

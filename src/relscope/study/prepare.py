@@ -81,16 +81,33 @@ def load_model(config: StudyConfig) -> JudgeModel:
     )
 
 
+def load_data(config: StudyConfig, progress: Progress) -> PairSet:
+    """Load the configured pairs.
+
+    Raises:
+        InputError: the data cannot be used.
+    """
+    progress.stage(f"reading {config.data}")
+    return load_pairs(config.data, negatives=config.sampling(), limit=config.pairs)
+
+
 def prepare(config: StudyConfig, progress: Progress) -> Prepared:
     """Load data and model, check the contract, render and align the prompts.
 
     Raises:
         InputError: data or model cannot be used, or no pair is left.
     """
-    progress.stage(f"reading {config.data}")
-    loaded = load_pairs(config.data, negatives=config.sampling(), limit=config.pairs)
+    loaded = load_data(config, progress)
     progress.stage(f"loading {config.model}")
-    judge = load_model(config)
+    return prepare_judge(config, load_model(config), loaded, progress)
+
+
+def prepare_judge(config: StudyConfig, judge: JudgeModel, loaded: PairSet, progress: Progress) -> Prepared:
+    """Check the contract of a model that is loaded, render and align its prompts.
+
+    Raises:
+        InputError: the model cannot be patched, or no pair is left.
+    """
     contract = judge.contract
     contract.require_patching(judge.identity.name)
     if not judge.known_type:
@@ -121,8 +138,7 @@ def prepare(config: StudyConfig, progress: Progress) -> Prepared:
 
 def render_prompts(config: StudyConfig, progress: Progress) -> tuple[list[AlignedPair], list[Exclusion]]:
     """Aligned prompts alone; reads the model's tokenizer and not its weights."""
-    progress.stage(f"reading {config.data}")
-    loaded = load_pairs(config.data, negatives=config.sampling(), limit=config.pairs)
+    loaded = load_data(config, progress)
     tokenizer = load_tokenizer(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
     return align_all(PromptRenderer(tokenizer, config.prompt), loaded.pairs)
 

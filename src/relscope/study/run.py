@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from relscope.analysis import judge_quality
 from relscope.interventions import PatchedPair, Site, patch_cost, patch_pair
@@ -19,6 +18,7 @@ from relscope.results import SCHEMA, ExclusionRecord, Run, create_or_resume
 from relscope.study.config import StudyConfig
 from relscope.study.judging import judged_correctly, lints_of, margin, verdicts
 from relscope.study.manifest import new_manifest
+from relscope.study.measuring import OnGroup, Sweep, mark_complete, mark_running, measure_missing
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 
 _PAIRS_PER_PART = 16
@@ -36,7 +36,11 @@ def run_study(config: StudyConfig, out: str | Path, progress: Progress | None = 
         InputError: configuration, data or model cannot be used, or the folder holds another run.
     """
     progress = Silent() if progress is None else progress
-    prepared = prepare(config, progress)
+    return run_prepared(config, prepare(config, progress), out, progress)
+
+
+def run_prepared(config: StudyConfig, prepared: Prepared, out: str | Path, progress: Progress) -> Run:
+    """As `run_study`, on a model and pairs that are prepared already."""
     lints = lints_of(prepared, config)
     for lint in lints:
         if not lint.ok:
@@ -47,7 +51,7 @@ def run_study(config: StudyConfig, out: str | Path, progress: Progress | None = 
         _judge(run, prepared, progress)
         kept = _filter(run, prepared, config, progress)
         _patch(run, prepared, config, kept, progress)
-        run.save_manifest(run.manifest.model_copy(update={"status": "complete"}))
+        mark_complete(run)
     return run
 
 
@@ -56,7 +60,7 @@ def _judge(run: Run, prepared: Prepared, progress: Progress) -> None:
     stored = set(run.rows("judge")["pair_id"])
     missing = [pair for pair in prepared.aligned if pair.pair_id not in stored]
     if missing:
-        _mark_running(run)
+        mark_running(run)
     progress.stage(f"judging {len(missing)} pairs")
     for first in range(0, len(missing), _PAIRS_PER_PART):
         batch = missing[first : first + _PAIRS_PER_PART]
@@ -113,30 +117,11 @@ def _filter(run: Run, prepared: Prepared, config: StudyConfig, progress: Progres
 
 
 def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[AlignedPair], progress: Progress) -> None:
-    """Patch what is not stored yet, pair by pair; the experiments of one pair share its recorded runs."""
+    """Patch what is not stored yet; the experiments of one pair share its recorded runs."""
     judge, restart = prepared.judge, prepared.contract.restartable
-    wanted = config.sites(judge.shape.n_layers, judge.shape.n_heads)
-    todo = _missing(run, wanted, pairs, config.direction)
 
-    def work(pair: AlignedPair, sites: list[Site]) -> float:
-        return patch_cost(judge, pair, sites, restart=restart, memory_limit=config.memory).flops
-
-    pairs = [pair for pair in pairs if todo[pair.pair_id]]
-    if pairs:
-        _mark_running(run)
-    n_patches = sum(len(todo[pair.pair_id]) for pair in pairs)
-    progress.stage(f"patching {n_patches:,} sites of {len(pairs)} pairs")
-    progress.start(n_patches, sum(work(pair, [site for _, site in todo[pair.pair_id]]) for pair in pairs))
-    for pair in pairs:
-        sites = [site for _, site in todo[pair.pair_id]]
-        n_done = 0
-
-        def on_group(group: list[Site], pair: AlignedPair = pair) -> None:
-            nonlocal n_done
-            n_done += len(group)
-            progress.advance(len(group), work(pair, group))
-
-        patched = patch_pair(
+    def patch(pair: AlignedPair, sites: list[Site], on_group: OnGroup) -> PatchedPair:
+        return patch_pair(
             judge,
             pair,
             sites,
@@ -145,57 +130,9 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
             restart=restart,
             on_group=on_group,
         )
-        progress.advance(len(sites) - n_done, 0.0)  # sites that cannot change anything
-        experiments = [experiment for experiment, _ in todo[pair.pair_id]]
-        for experiment in dict.fromkeys(experiments):
-            chosen = [i for i, name in enumerate(experiments) if name == experiment]
-            keys = _keys(experiment, pair.pair_id, [sites[i] for i in chosen], config.direction)
-            run.write_part(experiment, _rows(keys, patched, chosen))
 
+    def work(pair: AlignedPair, sites: list[Site]) -> float:
+        return patch_cost(judge, pair, sites, restart=restart, memory_limit=config.memory).flops
 
-def _mark_running(run: Run) -> None:
-    """A finished run that has lost a part is unfinished again, until the part is back."""
-    if run.manifest.status != "running":
-        run.save_manifest(run.manifest.model_copy(update={"status": "running"}))
-
-
-def _missing(
-    run: Run, wanted: dict[str, list[Site]], pairs: list[AlignedPair], direction: str
-) -> dict[str, list[tuple[str, Site]]]:
-    """The experiments and sites of each pair whose rows are not on disk."""
-    todo: dict[str, list[tuple[str, Site]]] = {pair.pair_id: [] for pair in pairs}
-    for experiment, sites in wanted.items() if todo else ():
-        planned = pd.concat([_keys(experiment, pair_id, sites, direction) for pair_id in todo], ignore_index=True)
-        for number in run.missing(planned).index.to_numpy(dtype=np.int64):
-            todo[str(planned["pair_id"].iloc[number])].append((experiment, sites[number % len(sites)]))
-    return todo
-
-
-def _keys(experiment: str, pair_id: str, sites: list[Site], direction: str) -> pd.DataFrame:
-    """Key columns of one pair's rows, in the sites' order."""
-    return pd.DataFrame(
-        {
-            "experiment": experiment,
-            "pair_id": pair_id,
-            "component": [site.component for site in sites],
-            "layer": pd.array([site.layer for site in sites], dtype="Int16"),
-            "head": pd.array([site.head for site in sites], dtype="Int16"),
-            "region": [site.region for site in sites],
-            "dest": None,
-            "src": None,
-            "direction": direction,
-        }
-    )
-
-
-def _rows(keys: pd.DataFrame, patched: PatchedPair, chosen: list[int]) -> pd.DataFrame:
-    """Rows of one pair and experiment: its keys with the values of the chosen sites."""
-    ld = patched.ld_patched.numpy()[chosen]
-    return keys.assign(
-        ld_clean=patched.ld_clean,
-        ld_corrupted=patched.ld_corrupted,
-        ld_patched=ld,
-        p_clean=margin(patched.ld_clean),
-        p_corrupted=margin(patched.ld_corrupted),
-        p_patched=margin(ld),
-    )
+    wanted = config.sites(judge.shape.n_layers, judge.shape.n_heads)
+    measure_missing(run, Sweep(wanted, config.direction, patch, work), pairs, progress)

@@ -1,4 +1,5 @@
-// Draws the maps and the verdicts from the numbers in #plot-data, and unpacks the files the page carries.
+// Draws the maps, the verdicts and (in a comparison) the scatter plots from the numbers in #plot-data, and unpacks the
+// files the page carries.
 (function () {
   "use strict";
   const data = JSON.parse(document.getElementById("plot-data").textContent);
@@ -6,6 +7,12 @@
   const config = { displayModeBar: false, doubleClick: false, scrollZoom: false, showTips: false };
   const limits = data.limits;
   let flowLimit = data.zoom ? "modules" : "flow";
+  // A comparison shows groups of maps, each in its own quantity, and maps of one family beside each other.
+  const quantities = { ...data.quantities };
+  const quantityOf = (map) => (map.group ? quantities[map.group] : data.quantity);
+  const mapOf = Object.fromEntries(data.maps.map((map) => [map.id, map]));
+  const stacked = window.matchMedia("screen and (max-width: 800px)");
+  let matters = "effect_tuned";
 
   const colour = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
   const fixed = (value, decimals) => {
@@ -26,6 +33,7 @@
     if (cells.effect[i][j] === null) return "";
     const layer = map.layers[j];
     const where = map.kind === "heads" ? "L" + layer + "H" + map.rows[i] + ", " + map.name : "layer " + layer + ", " + map.rows[i];
+    if (map.family) return hoverFamily(map, where, i, j);
     const low = cells[data.quantity + "_low"][i][j], high = cells[data.quantity + "_high"][i][j];
     const n = cells.n_pairs[i][j], queries = cells.n_queries[i][j];
     return "<b>" + escape(where) + "</b>" +
@@ -34,6 +42,20 @@
       (low !== null && low <= 0 && high >= 0 ? "<br>the interval of the " + (data.quantity === "ie" ? "IE" : "effect") + " includes 0" : "") +
       "<br>P(yes) − P(no) changes by " + withInterval(cells.p_effect[i][j], cells.p_effect_low[i][j], cells.p_effect_high[i][j], map.p_decimals, queries) +
       "<br>n = " + n + (n === 1 ? " pair" : " pairs") + " of " + queries + (queries === 1 ? " query" : " queries");
+  }
+
+  function hoverFamily(map, where, i, j) {
+    const lines = map.family.map((id) => mapOf[id]).filter((other) => other.cells.effect[i][j] !== null).map((other) => {
+      const cells = other.cells, queries = cells.n_queries[i][j];
+      const share = cells.ie_low[i][j] === null ? "" : "; " + data.share_words[map.group] + " " + withInterval(cells.ie[i][j], cells.ie_low[i][j], cells.ie_high[i][j], other.ie_decimals, queries);
+      return escape(other.panel) + ": " + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], other.decimals, queries) + " logits" + share;
+    });
+    const last = mapOf[map.family[map.family.length - 1]], quantity = quantityOf(map);
+    const low = last.cells[quantity + "_low"][i][j], high = last.cells[quantity + "_high"][i][j];
+    if (map.group === "effects" && low !== null && low <= 0 && high >= 0) lines.push("the interval of the difference includes 0");
+    const n = map.cells.n_pairs[i][j], queries = map.cells.n_queries[i][j];
+    lines.push("n = " + n + (n === 1 ? " pair" : " pairs") + " of " + queries + (queries === 1 ? " query" : " queries"));
+    return "<b>" + escape(where) + "</b><br>" + lines.join("<br>");
   }
 
   // Whole numbers in steps of 1, 2, 5, 10, ... so that labels keep a distance of at least `room` pixels.
@@ -66,15 +88,17 @@
     const width = widthOf(node);
     const rows = map.rows.length, columns = map.layers.length, flow = map.kind === "flow";
     const longest = Math.max(...map.rows.map((row) => row.length));
-    const margin = { l: flow ? Math.round(7 * longest + 12) : 38, r: 4, t: 4, b: 38 };
+    const bare = map.bare && !stacked.matches; // the rows are named at the first map of the line
+    const margin = { l: bare ? 4 : flow ? Math.round(7 * longest + 12) : 38, r: 4, t: 4, b: 38 };
     const inner = width - margin.l - margin.r;
     const cell = inner / columns;
     const tall = flow ? 26 * rows : Math.min(440, Math.max(11 * rows, Math.min(cell, 26) * rows, 60));
-    const limit = limits[flow ? flowLimit : "heads"];
+    const quantity = quantityOf(map);
+    const limit = map.limits ? map.limits[quantity] : limits[flow ? flowLimit : "heads"];
     const side = Math.min(cell, tall / rows);
     const gap = side < 5 ? 0 : side < 7 ? 0.5 : 1;
     const trace = {
-      type: "heatmap", x: map.layers, y: map.rows.map((_, i) => i), z: map.cells[data.quantity],
+      type: "heatmap", x: map.layers, y: map.rows.map((_, i) => i), z: map.cells[quantity],
       text: map.rows.map((_, i) => map.layers.map((_, j) => hoverText(map, i, j))),
       hovertemplate: "%{text}<extra></extra>", hoverongaps: false, xgap: gap, ygap: gap,
       zmin: -limit, zmax: limit, zmid: 0, showscale: false,
@@ -85,7 +109,9 @@
     const axis = { fixedrange: true, showgrid: false, zeroline: false, ticks: "", showline: false };
     layout.xaxis = { ...axis, title: { text: "layer", standoff: 6 }, tick0: 0, dtick: step(columns, inner, 30), range: [-0.5, columns - 0.5] };
     layout.yaxis = { ...axis, range: [rows - 0.5, -0.5] };
-    if (flow) {
+    if (bare) {
+      layout.yaxis.tickvals = [];
+    } else if (flow) {
       layout.yaxis.tickvals = map.rows.map((_, i) => i);
       layout.yaxis.ticktext = map.rows.map((row) => escape(row) + " ");
     } else {
@@ -127,8 +153,48 @@
     return Plotly.react(node, [bar(verdicts.clean, 1, data.runs.clean, "positive", ""), bar(verdicts.corrupted, -1, data.runs.corrupted, "negative", "/")], layout, config);
   }
 
+  const widest = (values) => Math.max(0, ...values.filter((value) => value !== null));
+
+  // Names of the few points farthest out, none on top of another.
+  function named(plot, sizes) {
+    const top = [widest(plot.moved) || 1, widest(sizes) || 1];
+    const at = (i) => [plot.moved[i] / top[0], sizes[i] / top[1]];
+    const known = plot.layer.map((_, i) => i).filter((i) => plot.moved[i] !== null);
+    const order = [...known].sort((a, b) => sizes[b] - sizes[a]).slice(0, 4).concat([...known].sort((a, b) => plot.moved[b] - plot.moved[a]).slice(0, 2));
+    const kept = [];
+    for (const i of order) {
+      if (kept.every((k) => Math.abs(at(k)[0] - at(i)[0]) > 0.16 || Math.abs(at(k)[1] - at(i)[1]) > 0.09)) kept.push(i);
+    }
+    return plot.layer.map((_, i) => (kept.includes(i) ? "L" + plot.layer[i] + "H" + plot.head[i] : ""));
+  }
+
+  function drawScatter(plot) {
+    const node = document.getElementById(plot.id);
+    const width = widthOf(node);
+    const sizes = plot[matters].map((value) => Math.abs(value));
+    const range = (name, i) => withInterval(plot[name][i], plot[name + "_low"][i], plot[name + "_high"][i], plot.decimals, plot.n_queries);
+    const percent = (value) => fixed(100 * value, 1) + " %";
+    const weight = (name, i) => (plot[name][i] === null ? "" : "<br>its weights " + name.slice(-1) + " moved by " + percent(plot[name][i]));
+    const trace = {
+      type: "scatter", mode: "markers+text", x: plot.moved, y: sizes, cliponaxis: false,
+      text: named(plot, sizes), textposition: "top center", textfont: { size: 11.5, color: colour("ink") },
+      marker: { size: 7, opacity: 0.85, color: plot.layer, cmin: 0, cmax: plot.n_layers - 1, colorscale: data.layer_colours.map((c, i) => [i / (data.layer_colours.length - 1), c]), line: { width: 0.5, color: colour("paper") } },
+      hovertext: plot.layer.map((layer, i) => "<b>L" + layer + "H" + plot.head[i] + ", " + escape(plot.region) + "</b>" +
+        "<br>output moved by " + percent(plot.moved[i]) + (plot.moved_low[i] === null ? "" : " [" + percent(plot.moved_low[i]) + ", " + percent(plot.moved_high[i]) + "]") +
+        "<br>effect, base: " + range("effect_base", i) + "<br>effect, tuned: " + range("effect_tuned", i) + "<br>difference: " + range("difference", i) + " logits" +
+        weight("moved_q", i) + weight("moved_o", i)),
+      hovertemplate: "%{hovertext}<extra></extra>",
+    };
+    const layout = baseLayout(width, 300, { l: 58, r: 26, t: 12, b: 46 });
+    const axis = { fixedrange: true, zeroline: false, gridcolor: colour("line"), nticks: 6 };
+    layout.hovermode = "closest";
+    layout.xaxis = { ...axis, title: { text: "output moved by", standoff: 8 }, tickformat: ".0%", range: [0, 1.06 * (widest(plot.moved) || 1)] };
+    layout.yaxis = { ...axis, title: { text: matters === "difference" ? "|tuned − base|, logits" : "|effect|, tuned, logits", standoff: 8 }, range: [-0.04 * (widest(sizes) || 1), 1.12 * (widest(sizes) || 1)] };
+    return Plotly.react(node, [trace], layout, config);
+  }
+
   function draw() {
-    const drawn = data.maps.map(drawMap);
+    const drawn = data.maps.map(drawMap).concat((data.scatters || []).map(drawScatter));
     if (data.verdicts) drawn.push(drawVerdicts(data.verdicts));
     return Promise.all(drawn).then(() => { root.dataset.plots = "drawn"; });
   }
@@ -141,6 +207,16 @@
     legend.querySelector(".legend-low").textContent = (beyond ? "≤ " : "") + "−" + text;
     legend.querySelector(".legend-high").textContent = (beyond ? "≥ " : "") + "+" + text;
     data.maps.filter((map) => map.kind === "flow").forEach(drawMap);
+  }
+
+  function chooseQuantity(group, name) {
+    quantities[group] = name;
+    data.maps.filter((map) => map.group === group).forEach((map) => {
+      const legend = document.querySelector('.legend[data-map="' + map.id + '"]');
+      legend.querySelector(".legend-low").textContent = "−" + map.limit_words[name];
+      legend.querySelector(".legend-high").textContent = "+" + map.limit_words[name];
+      drawMap(map);
+    });
   }
 
   async function save(button) {
@@ -163,7 +239,11 @@
 
   document.querySelectorAll(".scale-choice").forEach((choice) => {
     choice.hidden = false;
-    choice.addEventListener("change", (event) => chooseScale(event.target.value));
+    choice.addEventListener("change", (event) => {
+      if (choice.dataset.group) chooseQuantity(choice.dataset.group, event.target.value);
+      else if (choice.dataset.matters) { matters = event.target.value; data.scatters.forEach(drawScatter); }
+      else chooseScale(event.target.value);
+    });
   });
   // A listed head, pointed at, shows its square on the map.
   document.querySelectorAll(".heads-list").forEach((table) => {

@@ -1,0 +1,115 @@
+"""Low-rank weights on a judge (LoRA), to be trained and saved as a PEFT adapter.
+
+A linear layer W gets W + (alpha / rank) B A, with B = 0 at the start, so that the judge begins as it was. The small
+matrices are in the judge's number format, since mixed formats cost a cast of every activation; whoever trains them
+keeps float32 copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from relscope.errors import InputError
+from relscope.models.judge import JudgeModel
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Size and place of the low-rank weights.
+
+    `target_modules` are names of linear layers ("q_proj"), or "all-linear": every one but the unembedding.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
+
+
+class TunableJudge:
+    """A judge with low-rank weights that can be trained; the judge itself then answers with them.
+
+    Args:
+        judge: is changed in place.
+        settings: of the low-rank weights.
+
+    Raises:
+        InputError: a target module does not exist.
+    """
+
+    def __init__(self, judge: JudgeModel, settings: LoraSettings) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self.judge = judge
+        targets: Any = list(settings.target_modules)
+        text = {id(module) for module in judge.decoder.modules()}
+        elsewhere = [name for name, m in judge.model.named_modules() if _is_linear(m) and id(m) not in text]
+        config = LoraConfig(
+            exclude_modules=elsewhere or None,  # of an image encoder, say, which no prompt goes through
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=ALL_LINEAR if targets == [ALL_LINEAR] else targets,
+            task_type="CAUSAL_LM",
+        )
+        try:
+            self._peft: Any = get_peft_model(judge.model, config, autocast_adapter_dtype=False)
+        except ValueError as failure:
+            names = sorted({name.rpartition(".")[2] for name, m in judge.decoder.named_modules() if _is_linear(m)})
+            raise InputError(
+                f"target_modules: {', '.join(settings.target_modules)} are not in the model; its linear layers are "
+                f"{', '.join(names)} (or {ALL_LINEAR})"
+            ) from failure
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The low-rank weights, in a fixed order."""
+        return [p for _, p in sorted(self._peft.named_parameters()) if p.requires_grad]
+
+    def logit_diff(
+        self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]], tokens_per_batch: int
+    ) -> Tensor:
+        """LD of prompts, shape [prompt], with gradients to the low-rank weights."""
+        return self.judge.differentiable_logit_diff(ids, answer_ids, tokens_per_batch)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Training mode: dropout is on."""
+        self.judge.model.train()
+        try:
+            yield
+        finally:
+            self.judge.model.eval()
+
+    def save(self, folder: Path, base: str) -> None:
+        """Write the adapter's config and weights into a folder.
+
+        Args:
+            folder: made if absent.
+            base: the name under which the judge can be loaded again.
+        """
+        config = self._peft.peft_config["default"]
+        config.base_model_name_or_path = base
+        config.inference_mode = True
+        if not isinstance(config.target_modules, str):
+            config.target_modules = sorted(config.target_modules)  # a set has no order of its own
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        state = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+        save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+        config.save_pretrained(str(folder))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

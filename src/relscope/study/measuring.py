@@ -1,0 +1,115 @@
+"""What of a run is not measured yet? Measures that, pair by pair, and stores it: resuming is planned minus stored.
+
+The same for patches within one model and from one model into another; a `Sweep` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from relscope.interventions import Direction, PatchedPair, Site
+from relscope.prompts import AlignedPair
+from relscope.results import Run
+from relscope.study.judging import margin
+from relscope.study.prepare import Progress
+
+OnGroup = Callable[[list[Site]], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is measured of each pair, and how.
+
+    Attributes:
+        wanted: the sites of each experiment; the experiments of one pair are measured together.
+        direction: what the rows say it is.
+        patch: measures some sites of a pair, and tells of each group of them that is done.
+        work: floating-point operations of that.
+    """
+
+    wanted: Mapping[str, Sequence[Site]]
+    direction: Direction
+    patch: Callable[[AlignedPair, list[Site], OnGroup], PatchedPair]
+    work: Callable[[AlignedPair, list[Site]], float]
+
+
+def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progress: Progress) -> None:
+    """Measure and store what is not stored yet; a part of rows for each pair and experiment."""
+    todo = _missing(run, sweep, pairs)
+    pairs = [pair for pair in pairs if todo[pair.pair_id]]
+    if pairs:
+        mark_running(run)
+    n_patches = sum(len(todo[pair.pair_id]) for pair in pairs)
+    progress.stage(f"patching {n_patches:,} sites of {len(pairs)} pairs")
+    progress.start(n_patches, sum(sweep.work(pair, [site for _, site in todo[pair.pair_id]]) for pair in pairs))
+    for pair in pairs:
+        sites = [site for _, site in todo[pair.pair_id]]
+        n_done = 0
+
+        def on_group(group: list[Site], pair: AlignedPair = pair) -> None:
+            nonlocal n_done
+            n_done += len(group)
+            progress.advance(len(group), sweep.work(pair, group))
+
+        patched = sweep.patch(pair, sites, on_group)
+        progress.advance(len(sites) - n_done, 0.0)  # sites that cannot change anything
+        experiments = [experiment for experiment, _ in todo[pair.pair_id]]
+        for experiment in dict.fromkeys(experiments):
+            chosen = [i for i, name in enumerate(experiments) if name == experiment]
+            keys = _keys(experiment, pair.pair_id, [sites[i] for i in chosen], sweep.direction)
+            run.write_part(experiment, _rows(keys, patched, chosen))
+
+
+def mark_running(run: Run) -> None:
+    """A finished run that has lost a part is unfinished again, until the part is back."""
+    if run.manifest.status != "running":
+        run.save_manifest(run.manifest.model_copy(update={"status": "running"}))
+
+
+def mark_complete(run: Run) -> None:
+    """All that was planned is stored."""
+    run.save_manifest(run.manifest.model_copy(update={"status": "complete"}))
+
+
+def _missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair]) -> dict[str, list[tuple[str, Site]]]:
+    """The experiments and sites of each pair whose rows are not on disk."""
+    todo: dict[str, list[tuple[str, Site]]] = {pair.pair_id: [] for pair in pairs}
+    for experiment, sites in sweep.wanted.items() if todo else ():
+        planned = pd.concat([_keys(experiment, pair_id, sites, sweep.direction) for pair_id in todo], ignore_index=True)
+        for number in run.missing(planned).index.to_numpy(dtype=np.int64):
+            todo[str(planned["pair_id"].iloc[number])].append((experiment, sites[int(number) % len(sites)]))
+    return todo
+
+
+def _keys(experiment: str, pair_id: str, sites: Sequence[Site], direction: str) -> pd.DataFrame:
+    """Key columns of one pair's rows, in the sites' order."""
+    return pd.DataFrame(
+        {
+            "experiment": experiment,
+            "pair_id": pair_id,
+            "component": [site.component for site in sites],
+            "layer": pd.array([site.layer for site in sites], dtype="Int16"),
+            "head": pd.array([site.head for site in sites], dtype="Int16"),
+            "region": [site.region for site in sites],
+            "dest": None,
+            "src": None,
+            "direction": direction,
+        }
+    )
+
+
+def _rows(keys: pd.DataFrame, patched: PatchedPair, chosen: list[int]) -> pd.DataFrame:
+    """Rows of one pair and experiment: its keys with the values of the chosen sites."""
+    ld = patched.ld_patched.numpy()[chosen]
+    return keys.assign(
+        ld_clean=patched.ld_clean,
+        ld_corrupted=patched.ld_corrupted,
+        ld_patched=ld,
+        p_clean=margin(patched.ld_clean),
+        p_corrupted=margin(patched.ld_corrupted),
+        p_patched=margin(ld),
+    )

@@ -1,0 +1,173 @@
+"""What is this adapter, what was it trained on, and how well does it judge? Written beside it, as text and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relscope.study import Measured, package_versions, processor_name
+from relscope.tuning.config import TuneConfig
+from relscope.tuning.questions import SourceRecord
+from relscope.version import __version__
+
+CARD_NAME = "card.json"
+TEXT_NAME = "README.md"
+_MEASURES = ("roc_auc", "paired_accuracy", "accuracy", "consistency")
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A point of the learning curve, on held-out queries.
+
+    Attributes:
+        step: steps taken.
+        train_loss: mean loss since the point before.
+        loss: of the held-out groups.
+        accuracy: share of right verdicts, yes being LD > 0.
+        paired_accuracy: how often the relevant passage's LD is above another's of its group.
+        roc_auc: of all relevant prompts against all others.
+    """
+
+    step: int
+    train_loss: float
+    loss: float
+    accuracy: float
+    paired_accuracy: float
+    roc_auc: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def write_card(
+    folder: Path,
+    config: TuneConfig,
+    records: Sequence[SourceRecord],
+    n_questions: tuple[int, int],
+    curve: Sequence[Validated],
+    evaluations: tuple[Sequence[Measured], Sequence[Measured]],
+) -> None:
+    """Write `card.json` and `README.md`.
+
+    Args:
+        folder: the adapter's.
+        config: what it was tuned with.
+        records: what each source gave.
+        n_questions: trained on, and judged at each validation.
+        curve: the learning curve; the weights are those of its lowest loss.
+        evaluations: of the base and of the tuned judge; empty where none was asked for.
+    """
+    best = min(curve, key=lambda point: point.loss)
+    content = {
+        "base_model": config.model,
+        "config": config.model_dump(mode="json"),
+        "data": [
+            {
+                **dataclasses.asdict(record),
+                "licence": source.licence,
+                "credit": source.credit,
+                "questions_limit": source.questions,
+                "depth": source.depth,
+            }
+            for record, source in zip(records, config.data, strict=True)
+        ],
+        "n_trained": n_questions[0],
+        "n_held_out": n_questions[1],
+        "validation": best.as_dict(),
+        "n_steps": curve[-1].step,
+        "evaluation": {
+            name: [_as_dict(measured) for measured in results]
+            for name, results in zip(("base", "tuned"), evaluations, strict=True)
+        },
+        "versions": {"relscope": __version__, "git": _git_description(), **package_versions()},
+        "hardware": processor_name(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    (folder / CARD_NAME).write_text(text, encoding="utf-8")
+    (folder / TEXT_NAME).write_text(_text(folder.resolve().name, content, evaluations), encoding="utf-8")
+
+
+def evaluation_table(before: Sequence[Measured], after: Sequence[Measured]) -> list[tuple[str, ...]]:
+    """A row for each data set, prompt and kind of negatives: its name, pairs, and each measure before and after."""
+    base = {(m.data, m.prompt, m.negatives): m for m in before}
+    rows = []
+    for measured in after:
+        earlier = base.get((measured.data, measured.prompt, measured.negatives))
+        cells = []
+        for name in _MEASURES:
+            if name == "consistency" and not measured.prompt.startswith("pairwise"):
+                cells.append("")
+                continue
+            value = str(getattr(measured.quality, name))
+            cells.append(value if earlier is None else f"{getattr(earlier.quality, name).value:.2f} → {value}")
+        rows.append((measured.data, measured.prompt, measured.negatives, str(measured.quality.n), *cells))
+    return rows
+
+
+def _text(name: str, content: dict[str, Any], evaluations: tuple[Sequence[Measured], Sequence[Measured]]) -> str:
+    best = content["validation"]
+    lora = content["config"]["lora"]
+    lines = [
+        "---", f"base_model: {content['base_model']}", "library_name: peft", "tags: [relevance, relscope]", "---", "",
+        f"# {name}", "",
+        f"A LoRA adapter (rank {lora['rank']}, alpha {lora['alpha']:g}) that makes `{content['base_model']}` judge "
+        "whether a document answers a query. Tuned with `relscope tune`; read it with `relscope run --model "
+        f"{content['base_model']} --adapter {name}`.", "",
+        "## Data", "",
+        "| source | questions | licence | credit |", "| --- | --- | --- | --- |",
+        *(f"| {d['name']} | {d['n_questions']} | {d['licence'] or 'not given'} | {d['credit'] or ''} |"
+          for d in content["data"]),
+        "", f"Trained on {content['n_trained']} questions in {content['n_steps']} steps; "
+        f"{content['n_held_out']} held-out questions were judged at each validation.", "",
+        "## Held-out figures", "",
+        f"At step {best['step']}, the one that is kept: loss {best['loss']:.3f}, ROC AUC {best['roc_auc']:.3f}, "
+        f"relevant passage above the others of its question {best['paired_accuracy']:.3f}, accuracy at LD = 0 "
+        f"{best['accuracy']:.3f}.", "",
+    ]  # fmt: skip
+    if evaluations[1]:
+        precision = content["config"]["dtype"]
+        lines += [
+            "## Data it was not trained on", "",
+            f"Base → tuned [95 % interval over queries], judged in {'bfloat16' if precision == 'auto' else precision}. "
+            "Paired accuracy: the relevant document's LD above the "
+            "other's. Accuracy: yes if LD > 0. Consistency: swapping the documents swaps the verdict.", "",
+            "| data | prompt | negatives | pairs | ROC AUC | paired accuracy | accuracy | consistency |",
+            "| --- " * 8 + "|",
+            *("| " + " | ".join(row) + " |" for row in evaluation_table(*evaluations)), "",
+        ]  # fmt: skip
+    versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items() if version)
+    lines += [
+        "## How it was made", "",
+        f"{versions}; {content['hardware']}; {content['created']}. All settings: `{CARD_NAME}`.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _as_dict(measured: Measured) -> dict[str, Any]:
+    return {
+        "data": measured.data, "prompt": measured.prompt, "negatives": measured.negatives, **measured.quality.as_dict(),
+    }  # fmt: skip
+
+
+def _git_description() -> str | None:
+    """What git calls the code that ran, where it runs from a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--tags"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,96 @@
+"""Which questions is a judge tuned on, and which are held out?
+
+A training question is a query with a relevant passage and hard negatives; its random negatives are drawn from the
+passages of other questions. Everything that `load_pairs` reads can be trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relscope.data import NegativeSampling, RelevancePair, load_pairs
+from relscope.errors import InputError
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query with its relevant passage and at least one hard negative."""
+
+    question_id: str
+    source: str
+    query_text: str
+    positive_text: str
+    hard_negative_texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """What a training source gave, for the card.
+
+    `n_refused` counts queries and pairs that could not be used; `sha256` is over all of its pairs.
+    """
+
+    name: str
+    n_questions: int
+    n_refused: int
+    sha256: str
+
+
+def read_questions(
+    source: str, *, hard_negatives: int, depth: int, seed: int, limit: int | None = None
+) -> tuple[list[Question], SourceRecord]:
+    """The questions of one source, in its order.
+
+    Args:
+        source: what `load_pairs` reads.
+        hard_negatives: at most so many for a question.
+        depth: hard negatives of a collection are drawn from so many top documents of BM25.
+        seed: decides the draws.
+        limit: at most so many questions, spread evenly over the source.
+
+    Raises:
+        InputError: the source cannot be read or has no usable pair.
+    """
+    sampling = NegativeSampling(kind="hard", per_query=hard_negatives, seed=seed, depth=max(depth, hard_negatives))
+    loaded = load_pairs(source, negatives=sampling)
+    negatives: dict[str, list[str]] = {}
+    first: dict[str, RelevancePair] = {}
+    for pair in loaded.pairs:
+        first.setdefault(pair.query_id, pair)
+        negatives.setdefault(pair.query_id, []).append(pair.negative_text)
+    questions = [
+        Question(
+            f"{loaded.name}:{query_id}", loaded.name, pair.query_text, pair.positive_text, tuple(negatives[query_id])
+        )
+        for query_id, pair in first.items()
+    ]
+    if limit is not None and limit < len(questions):
+        questions = [questions[len(questions) * i // limit] for i in range(limit)]
+    refused = [refusal for refusal in loaded.refused if refusal.reason != "too_few_negatives"]
+    return questions, SourceRecord(loaded.name, len(questions), len(refused), loaded.sha256)
+
+
+def hold_out(questions: Sequence[Question], share: float, seed: int) -> tuple[list[Question], list[Question]]:
+    """Split into (train, held out) by the query's text: equal queries are never on both sides.
+
+    A question's side depends on its query and the seed alone, so more data moves no question to the other side.
+
+    Raises:
+        InputError: either side is empty.
+    """
+    held = [question for question in questions if _draw(seed, question.query_text) < share]
+    train = [question for question in questions if _draw(seed, question.query_text) >= share]
+    if not train or not held:
+        raise InputError(
+            f"validation: a share of {share} of {len(questions)} questions leaves {len(train)} to train on and "
+            f"{len(held)} to validate with; both need at least one"
+        )
+    return train, held
+
+
+def _draw(seed: int, text: str) -> float:
+    """A number in [0, 1) that is drawn by the seed and the words of a text."""
+    words = " ".join(text.lower().split())
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{words}".encode()).digest()[:8]) / 2**64

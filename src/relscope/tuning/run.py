@@ -1,0 +1,276 @@
+"""Tune a judge, from a configuration to an adapter with its card; an interrupted run goes on.
+
+    read questions -> hold some out -> steps, a validation now and then -> the best weights -> evaluation -> card
+
+The folder holds `adapter_config.json` and `adapter_model.safetensors` (the best weights so far, ready to load),
+`log.jsonl` (the learning curve), `card.json` and `README.md` (the card), and while it is unfinished `checkpoint.pt`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relscope.errors import InputError
+from relscope.models import JudgeModel, LoraSettings, TunableJudge, load_judge
+from relscope.prompts import PromptRenderer
+from relscope.study import Measured, Progress, Silent, evaluate
+from relscope.tuning.card import Validated, write_card
+from relscope.tuning.config import TuneConfig
+from relscope.tuning.examples import Example, ExampleMaker, Sampling
+from relscope.tuning.questions import Question, SourceRecord, hold_out, read_questions
+from relscope.tuning.training import Loss, Trainer, learning_rate
+
+CHECKPOINT_NAME = "checkpoint.pt"
+LOG_NAME = "log.jsonl"
+_HARD_NEGATIVES = 4
+_VALIDATION_EPOCH = -1  # one that training never reaches: its draws are the validation's alone
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished run: its folder, its learning curve, and the evaluations of the base and of the tuned judge."""
+
+    folder: Path
+    curve: list[Validated]
+    before: list[Measured]
+    after: list[Measured]
+
+
+@dataclass(frozen=True)
+class _Questions:
+    n_train: int
+    train: list[Question]  # each as often as an epoch goes through it
+    held: list[Question]
+    records: list[SourceRecord]
+
+
+def tune(
+    config: TuneConfig,
+    out: str | Path,
+    progress: Progress | None = None,
+    on_validation: Callable[[Validated], None] | None = None,
+) -> Tuned:
+    """Tune a judge, or go on with it.
+
+    Args:
+        config: what to tune, on what and how.
+        out: the adapter's folder; made if absent, continued if it holds an unfinished run of the same configuration.
+        progress: is told of stages, steps and warnings.
+        on_validation: is given each point of the learning curve.
+
+    Raises:
+        InputError: configuration, data or model cannot be used, or the folder holds something else.
+    """
+    progress = Silent() if progress is None else progress
+    folder = Path(out)
+    questions = _read(config, progress)
+    key = _identity_hash(config, questions.records)
+    checkpoint = _open(folder, key)
+    progress.stage(f"loading {config.model}")
+    base = _load(config)
+    curve = _train(config, base, questions, folder, checkpoint | {"key": key}, progress, on_validation)
+    del base
+    before, after = _evaluate(config, folder, progress)
+    write_card(folder, config, questions.records, (questions.n_train, len(questions.held)), curve, (before, after))
+    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    return Tuned(folder, curve, before, after)
+
+
+def _read(config: TuneConfig, progress: Progress) -> _Questions:
+    questions: list[Question] = []
+    records: list[SourceRecord] = []
+    for source in config.data:
+        progress.stage(f"reading {source.data}")
+        found, record = read_questions(
+            source.data,
+            hard_negatives=_HARD_NEGATIVES,
+            depth=source.depth,
+            seed=config.seed,
+            limit=source.questions,
+        )
+        if record.name in {other.name for other in records}:
+            raise InputError(f"data: two sources are named {record.name!r}; give their files different names")
+        if record.n_refused:
+            progress.warn(f"{record.name}: {record.n_refused} queries or pairs cannot be used and are left out")
+        questions += found
+        records.append(record)
+    train, held = hold_out(questions, config.validation.share, config.seed)
+    n_train = len(train)
+    repeats = {record.name: source.repeat for record, source in zip(records, config.data, strict=True)}
+    train = [
+        dataclasses.replace(question, question_id=f"{question.question_id}#{k}")
+        for question in train
+        for k in range(repeats[question.source])
+    ]
+    limit = config.validation.questions
+    held = held if len(held) <= limit else [held[len(held) * i // limit] for i in range(limit)]
+    return _Questions(n_train, train, held, records)
+
+
+def _identity_hash(config: TuneConfig, records: Sequence[SourceRecord]) -> str:
+    content = {"config": config.identity(), "data": [record.sha256 for record in records]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _open(folder: Path, key: str) -> dict[str, Any]:
+    """The checkpoint that the folder holds; empty for a new run."""
+    if (folder / CHECKPOINT_NAME).is_file():
+        checkpoint: dict[str, Any] = torch.load(folder / CHECKPOINT_NAME, weights_only=True)
+        if checkpoint["key"] != key:
+            raise InputError(
+                f"{folder}: holds an unfinished tuning of another configuration or of other data; choose another folder"
+            )
+        return checkpoint
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is not empty and holds no unfinished tuning; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return {}
+
+
+def _load(config: TuneConfig, adapter: Path | None = None) -> JudgeModel:
+    return load_judge(
+        config.model,
+        adapter=adapter,
+        dtype="bfloat16" if config.dtype == "auto" else config.dtype,
+        device=config.device,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _train(
+    config: TuneConfig,
+    judge: JudgeModel,
+    questions: _Questions,
+    folder: Path,
+    checkpoint: dict[str, Any],
+    progress: Progress,
+    on_validation: Callable[[Validated], None] | None,
+) -> list[Validated]:
+    lora, how, often = config.lora, config.optimisation, config.validation
+    torch.manual_seed(config.seed)  # of the low-rank weights' first values
+    tunable = TunableJudge(judge, LoraSettings(lora.rank, lora.alpha, lora.dropout, lora.target_modules))
+    maker = _maker(config, judge, questions)
+    loss = Loss(how.pairwise_weight, how.label_smoothing)
+    trainer = Trainer(
+        tunable, maker, questions.train, loss,
+        per_step=how.questions_per_step, weight_decay=how.weight_decay, tokens_per_batch=how.tokens_per_batch,
+        seed=config.seed,
+    )  # fmt: skip
+    n_steps = max(1, round(how.epochs * trainer.steps_per_epoch))
+    held = [group for question in questions.held if (group := maker.group(question, _VALIDATION_EPOCH))]
+    curve = [Validated(**point) for point in checkpoint.get("curve", [])]
+    if "trainer" in checkpoint:
+        trainer.load_state(checkpoint["trainer"])
+    first, losses = checkpoint.get("step", 0), list(checkpoint.get("losses", []))
+    progress.stage(f"tuning on {questions.n_train} questions")
+    progress.start(n_steps, float(n_steps))
+    progress.advance(first, float(first))
+    step = first
+
+    def save() -> None:
+        state = {
+            "key": checkpoint["key"], "step": step, "losses": losses, "curve": [point.as_dict() for point in curve],
+            "trainer": trainer.state(),
+        }  # fmt: skip
+        partial = folder / f"{CHECKPOINT_NAME}.part"
+        torch.save(state, partial)
+        partial.replace(folder / CHECKPOINT_NAME)
+
+    try:
+        while step < n_steps and not _no_better(curve, often.patience):
+            value = trainer.step(step, learning_rate(step, n_steps, how.learning_rate, how.warmup))
+            step += 1
+            losses.append(value)
+            progress.advance(1, 1.0)
+            if step % often.every == 0 or step == n_steps:
+                point = validate(tunable, held, loss, how.tokens_per_batch, step, _mean(losses))
+                curve.append(point)
+                losses.clear()
+                if point.loss <= min(p.loss for p in curve):
+                    tunable.save(folder, config.model)
+                with (folder / LOG_NAME).open("w", encoding="utf-8") as log:
+                    log.writelines(json.dumps(p.as_dict()) + "\n" for p in curve)
+                save()
+                if on_validation is not None:
+                    on_validation(point)
+    except KeyboardInterrupt:
+        save()
+        raise
+    if maker.n_refused:
+        progress.warn(f"{maker.n_refused} groups of prompts could not be rendered and were passed over")
+    return curve
+
+
+def _maker(config: TuneConfig, judge: JudgeModel, questions: _Questions) -> ExampleMaker:
+    mix = config.mix
+    passages: dict[str, list[str]] = {}
+    for question in (*questions.train, *questions.held):
+        passages.setdefault(question.source, []).append(question.positive_text)
+    sampling = Sampling(mix.hard, mix.random, mix.max_words, mix.cut_share, mix.plain_query_share, config.seed)
+    renderers = [(PromptRenderer(judge.tokenizer, template), weight) for template, weight in config.templates()]
+    return ExampleMaker(renderers, passages, sampling)
+
+
+@torch.no_grad()
+def validate(
+    tunable: TunableJudge,
+    groups: Sequence[Sequence[Example]],
+    loss: Loss,
+    tokens_per_batch: int,
+    step: int,
+    train_loss: float,
+) -> Validated:
+    """Judge the held-out groups: a point of the learning curve."""
+    examples = [example for group in groups for example in group]
+    lds = tunable.logit_diff([e.ids for e in examples], [e.answer_ids for e in examples], tokens_per_batch)
+    right = [(float(ld) > 0) == example.relevant for ld, example in zip(lds, examples, strict=True)]
+    relevant = [float(ld) for ld, example in zip(lds, examples, strict=True) if example.relevant]
+    others = [float(ld) for ld, example in zip(lds, examples, strict=True) if not example.relevant]
+    above, first = 0.0, 0
+    for group in groups:
+        values = lds[first : first + len(group)]
+        first += len(group)
+        above += float((values[0] > values[1:]).float().mean())
+    wins = torch.tensor(relevant).unsqueeze(1) > torch.tensor(others).unsqueeze(0)
+    return Validated(
+        step=step,
+        train_loss=train_loss,
+        loss=float(loss.of(groups, lds)),
+        accuracy=sum(right) / len(right),
+        paired_accuracy=above / len(groups),
+        roc_auc=float(wins.float().mean()),
+    )
+
+
+def _no_better(curve: Sequence[Validated], patience: int) -> bool:
+    best = min(range(len(curve)), key=lambda i: curve[i].loss, default=0)
+    return len(curve) - 1 - best >= patience
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if not math.isnan(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _evaluate(config: TuneConfig, folder: Path, progress: Progress) -> tuple[list[Measured], list[Measured]]:
+    """Both judges on the evaluation data: none is asked for, none is measured."""
+    chosen = config.evaluation
+    if not chosen.data:
+        return [], []
+    templates = [template for template, _ in config.templates()]
+    results = []
+    for name, adapter in (("the base", None), ("the tuned judge", folder)):
+        progress.stage(f"evaluating {name}")
+        judge = _load(config, adapter)
+        results.append(evaluate(judge, chosen.data, templates, limit=chosen.pairs, seed=config.seed, progress=progress))
+    return results[0], results[1]

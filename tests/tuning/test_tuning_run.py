@@ -1,0 +1,169 @@
+"""A whole tuning on a tiny model: it learns, goes on where it was, keeps the best weights, and tells what it did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from relscope.errors import InputError
+from relscope.models import TunableJudge, load_judge
+from relscope.tuning import TuneConfig, Validated, tune
+from relscope.tuning.questions import hold_out, read_questions
+from relscope.tuning.run import _no_better
+from tiny_study import Told
+
+ConfigOf = Callable[..., TuneConfig]
+WEIGHTS = "adapter_model.safetensors"
+
+
+def test_the_loss_on_what_it_is_trained_on_falls(config_of: ConfigOf, tmp_path: Path) -> None:
+    config = config_of(
+        prompts="pointwise-dqi", optimisation={"epochs": 12, "questions_per_step": 4, "learning_rate": 0.02}
+    )
+    curve = tune(config, tmp_path / "a").curve
+    assert curve[-1].train_loss < 0.75 * curve[0].train_loss
+
+
+def test_the_same_configuration_gives_the_same_weights(config_of: ConfigOf, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tune(config_of(lora={"dropout": 0.1}), tmp_path / name)
+    first, second = (load_file(tmp_path / name / WEIGHTS) for name in ("a", "b"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    tune(config_of(lora={"dropout": 0.1}, seed=1), tmp_path / "c")
+    third = load_file(tmp_path / "c" / WEIGHTS)
+    assert not all(torch.equal(first[key], third[key]) for key in first)
+
+
+def test_an_interrupted_tuning_goes_on_as_if_it_had_not_been(
+    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(lora={"dropout": 0.1})
+    whole = tune(config, tmp_path / "whole")
+
+    from relscope.tuning.training import Trainer
+
+    step = Trainer.step
+
+    def interrupted(self: Trainer, number: int, rate: float) -> float:
+        if number == 3:  # after the validation at step 2
+            raise KeyboardInterrupt
+        return step(self, number, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config, tmp_path / "cut")
+    assert (tmp_path / "cut" / "checkpoint.pt").is_file()
+    told = Told()
+    resumed = tune(config, tmp_path / "cut", told)
+    assert resumed.curve == whole.curve
+    first, second = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "cut"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert told.n_done == whole.curve[-1].step
+    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
+def test_a_folder_of_another_tuning_is_refused(
+    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from relscope.tuning.training import Trainer
+
+    def interrupted(self: Trainer, number: int, rate: float) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config_of(), tmp_path / "a")
+    with pytest.raises(InputError, match="unfinished tuning of another configuration"):
+        tune(config_of(seed=5), tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="is not empty and holds no unfinished tuning"):
+        tune(config_of(), tmp_path / "b")
+
+
+def test_the_kept_weights_are_those_of_the_lowest_held_out_loss(
+    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.9, 0.4, 0.8, 0.7, 0.6, 0.5])
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def validated(tunable: TunableJudge, *_: object) -> Validated:
+        seen.append({name: p.clone() for name, p in tunable.judge.model.named_parameters() if p.requires_grad})
+        return Validated(len(seen), 1.0, next(losses), 0.5, 0.5, 0.5)
+
+    monkeypatch.setattr("relscope.tuning.run.validate", validated)
+    config = config_of(validation={"share": 0.3, "every": 1, "patience": 4})
+    curve = tune(config, tmp_path / "a").curve
+    assert len(curve) == 6  # the fourth in a row that is no better ends it
+    kept = load_file(tmp_path / "a" / WEIGHTS)
+    second = {name.replace(".default", ""): weight for name, weight in seen[1].items()}
+    assert {name.removeprefix("base_model.model.") for name in kept} == set(second)
+    assert all(torch.equal(weight, second[name.removeprefix("base_model.model.")]) for name, weight in kept.items())
+
+
+def test_training_ends_after_so_many_validations_without_a_lower_loss() -> None:
+    def point(loss: float) -> Validated:
+        return Validated(1, 1.0, loss, 0.5, 0.5, 0.5)
+
+    assert not _no_better([], 2)
+    assert not _no_better([point(1.0), point(1.1)], 2)
+    assert _no_better([point(1.0), point(1.1), point(1.2)], 2)
+    assert not _no_better([point(1.0), point(1.1), point(0.9)], 2)
+
+
+def test_the_card_tells_data_settings_figures_and_versions(
+    config_of: ConfigOf, tmp_path: Path, questions_file: Path, tiny_model_folder: Path
+) -> None:
+    data = {"data": str(questions_file), "licence": "CC0", "credit": "nobody"}
+    config = config_of(data=[data], evaluation={"data": ["demo"], "pairs": 4})
+    tuned = tune(config, tmp_path / "animals-judge")
+    card = json.loads((tmp_path / "animals-judge" / "card.json").read_text())
+    assert card["data"][0]["licence"] == "CC0"
+    assert card["n_trained"] + card["n_held_out"] == 12
+    assert card["validation"]["loss"] == min(point.loss for point in tuned.curve)
+    assert card["versions"]["torch"].startswith("2.")
+    names = {(m["data"], m["prompt"], m["negatives"]) for m in card["evaluation"]["tuned"]}
+    assert names == {("demo", p, n) for p in ("pointwise-dqi", "pairwise-dqi") for n in ("hard", "random", "both")}
+    text = (tmp_path / "animals-judge" / "README.md").read_text()
+    assert "| animals.jsonl | 12 | CC0 | nobody |" in text
+    assert "# animals-judge" in text
+    assert load_judge(tmp_path / "animals-judge", device="cpu").identity.name == str(tiny_model_folder)
+
+
+def test_equal_queries_are_never_on_both_sides(questions_file: Path) -> None:
+    questions, record = read_questions(str(questions_file), hard_negatives=2, depth=10, seed=0)
+    assert record.n_questions == 12
+    assert all(len(q.hard_negative_texts) == 2 for q in questions)
+    train, held = hold_out(questions * 2, 0.3, 0)
+    assert not {q.query_text for q in train} & {q.query_text for q in held}
+    assert len(train) + len(held) == 24
+    more_train, _ = hold_out(questions[:6], 0.3, 0)
+    assert {q.query_text for q in more_train} <= {q.query_text for q in train}
+    with pytest.raises(InputError, match=r"validation: a share of 0\.001"):
+        hold_out(questions, 0.001, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompts": {"pointwise-iqd": 1}}, "'pointwise-iqd' does not exist"),
+        ({"prompts": {"pointwise-dqi": 0}}, "the weight must be a number above 0"),
+        ({"mix": {"hard": 0, "random": 0}}, "at least one negative"),
+        ({"lora": {"rnak": 8}}, "unknown field 'lora.rnak': did you mean 'rank'"),
+        ({"optimisation": {"epochs": 0}}, "optimisation.epochs"),
+        ({"data": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ],
+)
+def test_what_cannot_be_tuned_is_an_error_that_names_the_field(
+    config_of: ConfigOf, tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        tune(config_of(**fields), tmp_path / "a")
+    assert message in str(error.value)
