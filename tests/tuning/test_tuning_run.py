@@ -68,6 +68,33 @@ def test_an_interrupted_tuning_goes_on_as_if_it_had_not_been(
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
 
 
+def test_a_damaged_checkpoint_is_told(config_of: ConfigOf, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match=r"checkpoint\.pt: damaged; delete the folder to start again"):
+        tune(config_of(), tmp_path)
+
+
+def test_an_interruption_while_weights_are_moved_keeps_the_checkpoint_before(
+    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from relscope.tuning.training import Trainer
+
+    moved = Trainer._to_model
+    calls: list[int] = []
+
+    def interrupted(self: Trainer) -> None:
+        calls.append(1)
+        if len(calls) == 4:  # in the fourth update, after two validations' worth of steps less one
+            raise KeyboardInterrupt
+        moved(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_to_model", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config_of(), tmp_path / "cut")
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
 def test_a_folder_of_another_tuning_is_refused(
     config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

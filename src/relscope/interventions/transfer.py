@@ -66,7 +66,7 @@ def transfer_pair(
     pair: AlignedPair,
     sites: Sequence[Site],
     *,
-    prompt: PromptName,
+    prompt: str,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     restart: bool | None = None,
     on_group: Callable[[list[Site]], None] | None = None,
@@ -77,7 +77,7 @@ def transfer_pair(
         transfer: receiver and donor.
         pair: whose tokens are the same for both models.
         sites: what to patch.
-        prompt: which prompt of the pair both models read.
+        prompt: which prompt of the pair both models read, "clean" or "corrupted".
         memory_bytes: bound on the patched activations held at once.
         restart: None asks both models' contracts, as `patch_pair` does.
         on_group: called with the sites of each group as soon as they are done.

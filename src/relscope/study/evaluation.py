@@ -111,6 +111,6 @@ def _both_kinds(source: str, limit: int | None, seed: int, progress: Progress) -
             failures.append(failure)
     if not loaded:
         raise failures[0]
-    for failure in failures:
-        progress.warn(f"{failure}; only {', '.join(loaded)} negatives are judged")
+    for lacking in failures:
+        progress.warn(f"{lacking}; only {', '.join(loaded)} negatives are judged")
     return loaded

@@ -124,8 +124,11 @@ def _identity_hash(config: TuneConfig, records: Sequence[SourceRecord]) -> str:
 def _open(folder: Path, key: str) -> dict[str, Any]:
     """The checkpoint that the folder holds; empty for a new run."""
     if (folder / CHECKPOINT_NAME).is_file():
-        checkpoint: dict[str, Any] = torch.load(folder / CHECKPOINT_NAME, weights_only=True)
-        if checkpoint["key"] != key:
+        try:
+            checkpoint: dict[str, Any] = torch.load(folder / CHECKPOINT_NAME, weights_only=True)
+        except Exception as failure:  # torch raises many types for a damaged file
+            raise InputError(f"{folder / CHECKPOINT_NAME}: damaged; delete the folder to start again") from failure
+        if checkpoint.get("key") != key:
             raise InputError(
                 f"{folder}: holds an unfinished tuning of another configuration or of other data; choose another folder"
             )
@@ -204,7 +207,8 @@ def _train(
                 if on_validation is not None:
                     on_validation(point)
     except KeyboardInterrupt:
-        save()
+        if trainer.between_updates:
+            save()
         raise
     if maker.n_refused:
         progress.warn(f"{maker.n_refused} groups of prompts could not be rendered and were passed over")

@@ -90,6 +90,8 @@ class Trainer:
         self._per_step, self._tokens_per_batch, self._seed = per_step, tokens_per_batch, seed
         # In bf16 a step is smaller than the weights' rounding: it is taken on float32 copies.
         self._masters = [w.detach().float().clone().requires_grad_() for w in tunable.weights]
+        self.between_updates = True
+        """False while weights are being moved: what an interruption leaves then is no state to go on from."""
         self._optimizer = torch.optim.AdamW(self._masters, lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.99))
 
     @property
@@ -134,10 +136,12 @@ class Trainer:
             master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
         torch.nn.utils.clip_grad_norm_(self._masters, 1.0)
+        self.between_updates = False
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
         self._to_model()
+        self.between_updates = True
 
     @torch.no_grad()
     def _to_model(self) -> None:
