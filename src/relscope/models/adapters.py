@@ -57,6 +57,7 @@ def _put_on(model: Any, location: str) -> Any:
     with warnings.catch_warnings():
         # peft leaves out what is missing, with a warning.
         warnings.filterwarnings("error", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of what peft calls in transformers
         return PeftModel.from_pretrained(model, location)
 
 

@@ -8,6 +8,7 @@ keeps float32 copies.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,9 @@ class TunableJudge:
             task_type="CAUSAL_LM",
         )
         try:
-            self._peft: Any = get_peft_model(judge.model, config, autocast_adapter_dtype=False)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=FutureWarning)  # of what peft calls in transformers
+                self._peft: Any = get_peft_model(judge.model, config, autocast_adapter_dtype=False)
         except ValueError as failure:
             names = sorted({name.rpartition(".")[2] for name, m in judge.decoder.named_modules() if _is_linear(m)})
             raise InputError(

@@ -71,7 +71,7 @@ def short_name(value: Any) -> str:
 
 def model_name(manifest: Manifest) -> str:
     """The model as the user named it."""
-    return str(lookup(manifest.identity, "model.name", "config.model") or "an unnamed model")
+    return str(lookup(manifest.identity, "config.model", "model.name") or "an unnamed model")
 
 
 def data_name(manifest: Manifest) -> str:
