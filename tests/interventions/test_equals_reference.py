@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from example_pairs import aligned
-from families import CONFIGS, FAMILIES, N_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
+from families import CONFIGS, N_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
 from reference import Reference
 from relscope.interventions import COMPONENTS, Site, all_sites, patch_pair
 from relscope.models import JudgeModel, check_contract
@@ -42,16 +42,6 @@ def largest_error(judge: JudgeModel, reference: Reference, pair: Any, sites: lis
         abs(found.ld_corrupted - reference.logit_diff(pair.corrupted.ids, pair.answer_ids)),
     ]
     return max(map(float, errors))
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def judge(family: str, tiny_tokenizer: Any) -> JudgeModel:
-    return tiny_judge(family, tiny_tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from example_pairs import aligned
-from families import FAMILIES, N_HEADS, N_LAYERS, as_judge, tiny_judge, tiny_model
+from families import N_HEADS, N_LAYERS, as_judge, tiny_judge, tiny_model
 from reference import Reference
 from relscope.errors import InputError
 from relscope.interventions import WeightChange, head_changes, weight_changes
@@ -23,16 +23,6 @@ REGIONS = ("query", "last", "document")
 
 def tuned_copy(judge: JudgeModel) -> JudgeModel:
     return as_judge(copy.deepcopy(judge.model), judge.tokenizer)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def judge(family: str, tiny_tokenizer: Any) -> JudgeModel:
-    return tiny_judge(family, tiny_tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from test_contract_is_asked import granite
 from torch.utils.flop_counter import FlopCounterMode
 
 from example_pairs import aligned
-from families import FAMILIES, N_HEADS, N_LAYERS, as_judge, draw_weights, from_config, tiny_judge, tiny_model
+from families import N_HEADS, N_LAYERS, as_judge, draw_weights, from_config, tiny_judge, tiny_model
 from reference import Reference
 from relscope.errors import InputError
 from relscope.interventions import (
@@ -47,11 +47,6 @@ def slowly(receiver: Reference, donor: Reference, pair: AlignedPair, sites: list
         positions = read.region(site.region)
         values.append(receiver.patched(read.ids, pair.answer_ids, *key, site.head, positions, kept[key]))
     return torch.tensor(values, dtype=torch.float64)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -134,13 +134,7 @@ def test_the_page_never_scrolls_sideways(browser: Any, report: Path, width: int,
     with Opened(browser, report, width, scheme) as page:
         page.tab.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
         assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
-        beyond = page.tab.evaluate(
-            """() => [...document.querySelectorAll("main *, header *")].filter((node) =>
-                !node.closest(".scroll, .visually-hidden, svg, thead")
-                && node.getBoundingClientRect().right > innerWidth + 0.5
-            ).map((node) => node.outerHTML.slice(0, 80))"""
-        )
-        assert beyond == []
+        assert page.beyond_the_edge() == []
         assert page.problems == []
 
 

@@ -58,6 +58,16 @@ class Opened:
     def _requested(self, request: Any) -> None:
         self.requests.append(request.url)
 
+    def beyond_the_edge(self) -> list[str]:
+        """The parts of the page that reach out of the window and do not scroll on their own."""
+        found: list[str] = self.tab.evaluate(
+            """() => [...document.querySelectorAll("main *, header *")].filter((node) =>
+                !node.closest(".scroll, .visually-hidden, svg, thead")
+                && node.getBoundingClientRect().right > innerWidth + 0.5
+            ).map((node) => node.outerHTML.slice(0, 80))"""
+        )
+        return found
+
     def __enter__(self) -> Opened:
         return self
 
@@ -144,13 +154,7 @@ def test_the_page_never_scrolls_sideways(browser: Any, report: Path, width: int)
     with Opened(browser, report, width) as page:
         page.tab.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
         assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
-        beyond = page.tab.evaluate(
-            """() => [...document.querySelectorAll("main *, header *")].filter((node) =>
-                !node.closest(".scroll, .visually-hidden, svg, thead")
-                && node.getBoundingClientRect().right > innerWidth + 0.5
-            ).map((node) => node.outerHTML.slice(0, 80))"""
-        )
-        assert beyond == []
+        assert page.beyond_the_edge() == []
         assert page.problems == []
 
 

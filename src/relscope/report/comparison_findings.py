@@ -16,9 +16,8 @@ import pandas as pd
 from relscope.analysis import Estimate, JudgeQuality
 from relscope.report import words
 from relscope.report.comparison_contents import Comparison, SameSites, strongest_transfers
-from relscope.report.comparison_maps import Family
 from relscope.report.contents import CONFIDENCE
-from relscope.report.findings import HALF, Cell, Finding, estimate, excludes_zero, place, ranked_cells
+from relscope.report.findings import Finding, estimate, excludes_zero, layer_where_half, place
 
 RECEIVERS = {"into_base": ("tuned", "base"), "into_tuned": ("base", "tuned")}
 """The donor and the receiver of each transfer."""
@@ -167,7 +166,7 @@ def _stream(comparison: Comparison, name: str) -> str:
     """From which layer on the last token's residual stream holds half of the donor's extra separation."""
     for family in comparison.transfer_families:
         if family.name == "resid_post" and name in family.panels:
-            since = _since_half(family, name)
+            since = layer_where_half(family.panels[name], "last", from_end=True)
             if since is not None:
                 return (
                     f" The residual stream {place('last')} carries at least half of it at every layer from "
@@ -176,16 +175,6 @@ def _stream(comparison: Comparison, name: str) -> str:
             if "last" in family.panels[name].rows:
                 return f" At no layer does the residual stream {place('last')} carry half of it through to the end."
     return ""
-
-
-def _since_half(family: Family, panel: str) -> Cell | None:
-    cells = sorted(ranked_cells(family.panels[panel], "ie", ("last",)), key=lambda cell: -cell.layer)
-    held = None
-    for cell in cells:
-        if cell.ie.value < HALF:
-            break
-        held = cell
-    return held
 
 
 def _moved(comparison: Comparison) -> list[Finding]:

@@ -16,7 +16,7 @@ from relscope.report.comparison_contents import STRONGEST, Comparison, strongest
 from relscope.report.comparison_findings import findings
 from relscope.report.comparison_folder import MODELS, TRANSFERS, ComparisonFolder
 from relscope.report.maps import COLOURS
-from relscope.report.notices import EMBEDDED_MODEL, FEW_QUERIES, Notice
+from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
 
 SECTIONS: Final = (
     ("compared", "What was compared"),
@@ -127,15 +127,7 @@ def notices(comparison: Comparison) -> list[Notice]:
             "What follows is computed from what is stored so far, on the pairs that both models have, and may change."
         )
         found.append(Notice("warn", "This comparison is not complete", text, points))
-    if 1 <= comparison.n_queries < FEW_QUERIES:
-        text = (
-            "A single query allows no interval over queries: nothing here tells signal from noise."
-            if comparison.n_queries == 1
-            else "A bootstrap over so few queries gives intervals that are too narrow."
-        )
-        title = f"The comparison rests on {words.count(comparison.n_queries, 'query', 'queries')} only"
-        found.append(Notice("warn", title, text))
-    return found
+    return found + few_queries("The comparison rests", comparison.n_queries)
 
 
 def _progress(folder: ComparisonFolder) -> list[str]:

@@ -167,8 +167,8 @@ def _handover(effect_map: EffectMap) -> Finding:
     """Up to which layer the document carries half of the gap, and from which layer the last token does."""
     name = words.COMPONENTS[effect_map.name]
     sentences = []
-    until = _layer_where_half(effect_map, "document", from_end=False)
-    since = _layer_where_half(effect_map, "last", from_end=True)
+    until = layer_where_half(effect_map, "document", from_end=False)
+    since = layer_where_half(effect_map, "last", from_end=True)
     if until is not None:
         sentences.append(
             f"Patching it {place('document')} alone gives at least half of the gap at every layer up to "
@@ -195,7 +195,7 @@ def _handover(effect_map: EffectMap) -> Finding:
     return Finding(title, " ".join(sentences))
 
 
-def _layer_where_half(effect_map: EffectMap, region: str, *, from_end: bool) -> Cell | None:
+def layer_where_half(effect_map: EffectMap, region: str, *, from_end: bool) -> Cell | None:
     """The last layer of the unbroken stretch, from one end of the depth, in which IE is at least one half."""
     if region not in effect_map.rows:
         return None

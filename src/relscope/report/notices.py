@@ -67,12 +67,16 @@ def notices(contents: Contents) -> list[Notice]:
                 tuple(f"{lint.name}: {lint.message}" if lint.message else lint.name for lint in failed),
             )
         )
-    if 1 <= contents.n_queries < FEW_QUERIES:
-        text = (
-            "A single query allows no interval over queries: nothing here tells signal from noise."
-            if contents.n_queries == 1
-            else "A bootstrap over so few queries gives intervals that are too narrow."
-        )
-        title = f"The effects rest on {words.count(contents.n_queries, 'query', 'queries')} only"
-        found.append(Notice("warn", title, text))
-    return found
+    return found + few_queries("The effects rest", contents.n_queries)
+
+
+def few_queries(what_rests: str, n_queries: int) -> list[Notice]:
+    """A warning where numbers rest on less than FEW_QUERIES queries; none where there are no numbers."""
+    if not 1 <= n_queries < FEW_QUERIES:
+        return []
+    text = (
+        "A single query allows no interval over queries: nothing here tells signal from noise."
+        if n_queries == 1
+        else "A bootstrap over so few queries gives intervals that are too narrow."
+    )
+    return [Notice("warn", f"{what_rests} on {words.count(n_queries, 'query', 'queries')} only", text)]

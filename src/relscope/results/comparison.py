@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from relscope.errors import InputError
-from relscope.results.files import FolderLock, make_folder, remove_leftovers, sync_folder, write_whole
+from relscope.results.files import FolderLock, make_folder, read_json, remove_leftovers, sync_folder, write_whole
 from relscope.results.manifest import identity_differences, identity_hash
 
 COMPARISON_NAME: Final = "comparison.json"
@@ -112,12 +112,7 @@ def read_header(path: Path) -> Comparison:
     Raises:
         InputError: the file cannot be read, is damaged, or was written by another version.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # also what UnicodeDecodeError is
-        raise InputError(f"{path}: damaged, not JSON ({error})") from error
+    content = read_json(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != COMPARISON_SCHEMA_VERSION:
         raise InputError(f"{path}: has schema_version {version!r}; this relscope reads {COMPARISON_SCHEMA_VERSION}")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import warnings
 import weakref
 from pathlib import Path
+from typing import Any
 
 from relscope.errors import InputError
 
@@ -45,6 +47,20 @@ def write_whole(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise RunError(_write_problem(path, error)) from error
         raise
+
+
+def read_json(path: Path) -> Any:
+    """The value that a JSON file holds.
+
+    Raises:
+        InputError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # also what UnicodeDecodeError is
+        raise InputError(f"{path}: damaged, not JSON ({error})") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from relscope.errors import InputError
+from relscope.results.files import read_json
 
 SCHEMA_VERSION = 1
 
@@ -140,12 +141,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         InputError: the file cannot be read, is not JSON, was written by a newer version, or lacks a field (named).
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # also what UnicodeDecodeError is
-        raise InputError(f"{path}: damaged, not JSON ({error})") from error
+    content = read_json(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
         raise InputError(f"{path}: not the manifest of a run (no schema_version)")
