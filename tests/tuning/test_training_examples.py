@@ -9,17 +9,18 @@ import pytest
 
 from relscope.errors import InputError
 from relscope.prompts import PromptRenderer, PromptTemplate
-from relscope.tuning.examples import ExampleMaker, Sampling, as_typed
+from relscope.tuning.config import Mix
+from relscope.tuning.examples import ExampleMaker, as_typed
 from relscope.tuning.questions import Question
 
 QUESTION = Question("s:1", "s", "Where did the Cat sit?", "on the mat", ("in the hut", "by the sea"))
 PASSAGES = {"s": ["on the mat", "a red bus", "two old men", "six big pigs"]}
 
 
-def maker(tokenizer: Any, prompt_format: str = "pointwise", **sampling: Any) -> ExampleMaker:
-    values = {"hard": 1, "random": 1, "max_words": 60, "cut_share": 0.0, "plain_query_share": 0.0, "seed": 0}
+def maker(tokenizer: Any, prompt_format: str = "pointwise", **mix: Any) -> ExampleMaker:
+    values = {"hard": 1, "random": 1, "max_words": 60, "cut_share": 0.0, "plain_query_share": 0.0}
     renderer = PromptRenderer(tokenizer, PromptTemplate(format=prompt_format))
-    return ExampleMaker([(renderer, 1.0)], PASSAGES, Sampling(**(values | sampling)))
+    return ExampleMaker([(renderer, 1.0)], PASSAGES, Mix().model_copy(update=values | mix), seed=0)
 
 
 def texts(tokenizer: Any, examples: list[Any]) -> list[str]:
@@ -73,7 +74,7 @@ def test_passages_are_cut_at_whole_words_and_queries_written_as_typed(tiny_token
 
 def test_templates_are_drawn_by_their_weights(tiny_tokenizer: Any) -> None:
     renderers = [(PromptRenderer(tiny_tokenizer, PromptTemplate(order=o)), w) for o, w in (("dqi", 3.0), ("qdi", 1.0))]
-    make = ExampleMaker(renderers, PASSAGES, Sampling(1, 0, 60, 0.0, 0.0, 0))
+    make = ExampleMaker(renderers, PASSAGES, Mix(hard=1, random=0, cut_share=0.0, plain_query_share=0.0), 0)
     prompts = [tiny_tokenizer.decode(make.group(QUESTION, epoch)[0].ids) for epoch in range(400)]
     starts = Counter(prompt.index("Query:") < prompt.index("Document:") for prompt in prompts)
     assert 70 <= starts[True] <= 130  # 100 expected, standard deviation 8.7

@@ -123,7 +123,7 @@ def test_the_kept_weights_are_those_of_the_lowest_held_out_loss(
 
     def validated(tunable: TunableJudge, *_: object) -> Validated:
         seen.append({name: p.clone() for name, p in tunable.judge.model.named_parameters() if p.requires_grad})
-        return Validated(len(seen), 1.0, next(losses), 0.5, 0.5, 0.5)
+        return Validated(len(seen), 1.0, next(losses), 0.5, 0.5, 0.5, 0.9)
 
     monkeypatch.setattr("relscope.tuning.run.validate", validated)
     config = config_of(validation={"share": 0.3, "every": 1, "patience": 4})
@@ -137,7 +137,7 @@ def test_the_kept_weights_are_those_of_the_lowest_held_out_loss(
 
 def test_training_ends_after_so_many_validations_without_a_lower_loss() -> None:
     def point(loss: float) -> Validated:
-        return Validated(1, 1.0, loss, 0.5, 0.5, 0.5)
+        return Validated(1, 1.0, loss, 0.5, 0.5, 0.5, 0.9)
 
     assert not _no_better([], 2)
     assert not _no_better([point(1.0), point(1.1)], 2)

@@ -204,7 +204,8 @@ def _print_point(point: Validated) -> None:
 
     OUT.print(
         f"step {point.step:>5}   loss {point.train_loss:.3f}   held out: loss {point.loss:.3f}, ROC AUC "
-        f"{point.roc_auc:.3f}, relevant above others {point.paired_accuracy:.3f}, accuracy {point.accuracy:.3f}"
+        f"{point.roc_auc:.3f}, relevant above others {point.paired_accuracy:.3f}, accuracy {point.accuracy:.3f}, "
+        f"yes or no {point.answered:.0%}"
     )
 
 

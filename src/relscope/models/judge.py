@@ -122,6 +122,9 @@ class JudgeModel:
         bias = getattr(self.unembedding, "bias", None)
         if bias is not None:
             logits = logits + bias[rows].float()
+        return self._softcapped(logits)
+
+    def _softcapped(self, logits: Tensor) -> Tensor:
         softcap = getattr(self.config, "final_logit_softcapping", None)
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
@@ -135,19 +138,25 @@ class JudgeModel:
         self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "prompt"]:
         """LD = logit(yes) - logit(no) of each prompt, float32 on the CPU. Cost: one forward pass a prompt."""
-        return self.differentiable_logit_diff(ids, answer_ids, _TOKENS_PER_BATCH).cpu()
-
-    def differentiable_logit_diff(
-        self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]], tokens_per_batch: int
-    ) -> Float[Tensor, "prompt"]:
-        """As `logit_diff`, on the model's device and with gradients to weights that require them.
-
-        The unembedding enters with two rows only: the backward pass through all logits would make a copy of the
-        vocabulary's matrix for every prompt. `tokens_per_batch` bounds a batch's tokens, padding included.
-        """
         if len(ids) == 0:
-            return torch.zeros(0, device=self.device)
+            return torch.zeros(0)
+        return self._logit_diff_of(self._final_hidden(ids, _TOKENS_PER_BATCH), answer_ids).cpu()
+
+    def differentiable_readout(
+        self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]], tokens_per_batch: int
+    ) -> tuple[Float[Tensor, "prompt"], Float[Tensor, "prompt"]]:
+        """LD, and log P(yes or no), on the model's device and with gradients to weights that require them.
+
+        The unembedding is applied to the last positions together: applied within the model it costs the backward
+        pass a copy of its matrix for every prompt. `tokens_per_batch` bounds a batch's tokens, padding included.
+        """
         hidden = self._final_hidden(ids, tokens_per_batch)
+        logits = self._softcapped(self.unembedding(hidden).float())
+        answers = logits.gather(1, torch.tensor([list(pair) for pair in answer_ids], device=logits.device))
+        log_answered = answers.logsumexp(dim=1) - logits.logsumexp(dim=1)
+        return self._logit_diff_of(hidden, answer_ids), log_answered
+
+    def _logit_diff_of(self, hidden: Tensor, answer_ids: Sequence[tuple[int, int]]) -> Tensor:
         logits = torch.stack([self._answer_rows(h, a) for h, a in zip(hidden, answer_ids, strict=True)])
         return logits[:, 0] - logits[:, 1]
 

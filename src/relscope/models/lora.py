@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from relscope.errors import InputError
@@ -77,11 +78,11 @@ class TunableJudge:
         """The low-rank weights, in a fixed order."""
         return [p for _, p in sorted(self._peft.named_parameters()) if p.requires_grad]
 
-    def logit_diff(
+    def readout(
         self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]], tokens_per_batch: int
-    ) -> Tensor:
-        """LD of prompts, shape [prompt], with gradients to the low-rank weights."""
-        return self.judge.differentiable_logit_diff(ids, answer_ids, tokens_per_batch)
+    ) -> tuple[Float[Tensor, "prompt"], Float[Tensor, "prompt"]]:
+        """LD and log P(yes or no) of prompts, with gradients to the low-rank weights."""
+        return self.judge.differentiable_readout(ids, answer_ids, tokens_per_batch)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relscope.results.files import write_whole
 from relscope.study import Measured, package_versions, processor_name
 from relscope.tuning.config import TuneConfig
 from relscope.tuning.questions import SourceRecord
@@ -32,6 +33,7 @@ class Validated:
         accuracy: share of right verdicts, yes being LD > 0.
         paired_accuracy: how often the relevant passage's LD is above another's of its group.
         roc_auc: of all relevant prompts against all others.
+        answered: mean probability of yes or no, rather than of another token.
     """
 
     step: int
@@ -40,6 +42,7 @@ class Validated:
     accuracy: float
     paired_accuracy: float
     roc_auc: float
+    answered: float
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -91,8 +94,8 @@ def write_card(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-    (folder / CARD_NAME).write_text(text, encoding="utf-8")
-    (folder / TEXT_NAME).write_text(_text(folder.resolve().name, content, evaluations), encoding="utf-8")
+    write_whole(folder / CARD_NAME, text.encode())
+    write_whole(folder / TEXT_NAME, _text(folder.resolve().name, content, evaluations).encode())
 
 
 def evaluation_table(before: Sequence[Measured], after: Sequence[Measured]) -> list[tuple[str, ...]]:
@@ -130,7 +133,7 @@ def _text(name: str, content: dict[str, Any], evaluations: tuple[Sequence[Measur
         "## Held-out figures", "",
         f"At step {best['step']}, the one that is kept: loss {best['loss']:.3f}, ROC AUC {best['roc_auc']:.3f}, "
         f"relevant passage above the others of its question {best['paired_accuracy']:.3f}, accuracy at LD = 0 "
-        f"{best['accuracy']:.3f}.", "",
+        f"{best['accuracy']:.3f}; yes or no has {best['answered']:.0%} of the probability.", "",
     ]  # fmt: skip
     if evaluations[1]:
         precision = content["config"]["dtype"]

@@ -72,6 +72,8 @@ class Optimisation(_Section):
     weight_decay: float = Field(default=0.01, ge=0)
     pairwise_weight: float = Field(default=1.0, ge=0)
     """Weight of the pairwise term beside the cross-entropy."""
+    answer_weight: float = Field(default=0.1, ge=0)
+    """Weight of the term that asks for yes or no rather than any other token."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     tokens_per_batch: int = Field(default=1024, ge=1, strict=True)
     """Bound on the tokens of one forward pass, padding included."""

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relscope.errors import InputError
-from relscope.prompts import PromptRenderer
-from relscope.prompts.control_tokens import PartError
+from relscope.prompts import PartError, PromptRenderer
+from relscope.tuning.config import Mix
 from relscope.tuning.questions import Question
 
 _WORD = re.compile(r"\S+")
@@ -39,27 +39,6 @@ class Example:
     weight: float
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How examples are drawn from questions.
-
-    Attributes:
-        hard, random: negatives of each kind that a pointwise group holds. Pairwise has one, of a kind drawn in this
-            proportion.
-        max_words: passages are cut at so many words.
-        cut_share: share of groups whose passages are cut shorter, at a random length: aligned pairs are cut too.
-        plain_query_share: share of queries written as into a search box: lower case, without the final mark.
-        seed: decides all draws.
-    """
-
-    hard: int
-    random: int
-    max_words: int
-    cut_share: float
-    plain_query_share: float
-    seed: int
-
-
 class ExampleMaker:
     """Draws the examples of questions.
 
@@ -67,37 +46,39 @@ class ExampleMaker:
         renderers: of each template of the mixture, with its weight.
         passages: of each source, the texts that its questions' random negatives are drawn from: another source's
             would be told apart by their kind.
-        sampling: how to draw.
+        mix: what a group holds, and how its texts are written.
+        seed: decides all draws.
     """
 
     def __init__(
         self,
         renderers: Sequence[tuple[PromptRenderer, float]],
         passages: Mapping[str, Sequence[str]],
-        sampling: Sampling,
+        mix: Mix,
+        seed: int,
     ) -> None:
         self._renderers = [renderer for renderer, _ in renderers]
         self._weights = [weight for _, weight in renderers]
         self._passages = passages
-        self._sampling = sampling
+        self._mix, self._seed = mix, seed
         self._answers: dict[int, tuple[int, int]] = {}
         self.n_refused = 0
         """Groups that could not be rendered (a passage holds control tokens, say)."""
 
     def group(self, question: Question, epoch: int) -> list[Example]:
         """The examples of one question in one epoch; empty if a text cannot be rendered, which is counted."""
-        sampling = self._sampling
-        draw = random.Random(f"{sampling.seed}:{epoch}:{question.question_id}")
+        mix = self._mix
+        draw = random.Random(f"{self._seed}:{epoch}:{question.question_id}")
         number = draw.choices(range(len(self._renderers)), self._weights)[0]
         renderer = self._renderers[number]
         pairwise = renderer.template.format == "pairwise"
         negatives, n_hard = self._negatives(question, draw, one=pairwise)
-        longest = sampling.max_words
-        if draw.random() < sampling.cut_share:
+        longest = mix.max_words
+        if draw.random() < mix.cut_share:
             longest = draw.randint(min(15, longest), longest)
         positive, *negatives = (_cut(text, longest) for text in (question.positive_text, *negatives))
         query = question.query_text
-        if draw.random() < sampling.plain_query_share:
+        if draw.random() < mix.plain_query_share:
             query = as_typed(query)
         documents = [[positive, negatives[0]], [negatives[0], positive]] if pairwise else [
             [text] for text in (positive, *negatives)
@@ -119,8 +100,7 @@ class ExampleMaker:
 
     def _negatives(self, question: Question, draw: random.Random, *, one: bool) -> tuple[list[str], int]:
         """Hard negatives, then random ones, and how many are hard."""
-        sampling = self._sampling
-        n_hard, n_random = sampling.hard, sampling.random
+        n_hard, n_random = self._mix.hard, self._mix.random
         if one:
             n_hard = int(draw.random() * (n_hard + n_random) < n_hard)
             n_random = 1 - n_hard

@@ -80,8 +80,10 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> tuple[li
     Raises:
         InputError: either side is empty.
     """
-    held = [question for question in questions if _draw(seed, question.query_text) < share]
-    train = [question for question in questions if _draw(seed, question.query_text) >= share]
+    train: list[Question] = []
+    held: list[Question] = []
+    for question in questions:
+        (held if _draw(seed, question.query_text) < share else train).append(question)
     if not train or not held:
         raise InputError(
             f"validation: a share of {share} of {len(questions)} questions leaves {len(train)} to train on and "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -22,10 +23,11 @@ import torch
 from relscope.errors import InputError
 from relscope.models import JudgeModel, LoraSettings, TunableJudge, load_judge
 from relscope.prompts import PromptRenderer
+from relscope.results.files import write_whole
 from relscope.study import Measured, Progress, Silent, evaluate
 from relscope.tuning.card import Validated, write_card
 from relscope.tuning.config import TuneConfig
-from relscope.tuning.examples import Example, ExampleMaker, Sampling
+from relscope.tuning.examples import Example, ExampleMaker
 from relscope.tuning.questions import Question, SourceRecord, hold_out, read_questions
 from relscope.tuning.training import Loss, Trainer, learning_rate
 
@@ -163,12 +165,7 @@ def _train(
     torch.manual_seed(config.seed)  # of the low-rank weights' first values
     tunable = TunableJudge(judge, LoraSettings(lora.rank, lora.alpha, lora.dropout, lora.target_modules))
     maker = _maker(config, judge, questions)
-    loss = Loss(how.pairwise_weight, how.label_smoothing)
-    trainer = Trainer(
-        tunable, maker, questions.train, loss,
-        per_step=how.questions_per_step, weight_decay=how.weight_decay, tokens_per_batch=how.tokens_per_batch,
-        seed=config.seed,
-    )  # fmt: skip
+    trainer = Trainer(tunable, maker, questions.train, how, config.seed)
     n_steps = max(1, round(how.epochs * trainer.steps_per_epoch))
     held = [group for question in questions.held if (group := maker.group(question, _VALIDATION_EPOCH))]
     curve = [Validated(**point) for point in checkpoint.get("curve", [])]
@@ -185,9 +182,9 @@ def _train(
             "key": checkpoint["key"], "step": step, "losses": losses, "curve": [point.as_dict() for point in curve],
             "trainer": trainer.state(),
         }  # fmt: skip
-        partial = folder / f"{CHECKPOINT_NAME}.part"
-        torch.save(state, partial)
-        partial.replace(folder / CHECKPOINT_NAME)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_whole(folder / CHECKPOINT_NAME, content.getvalue())
 
     try:
         while step < n_steps and not _no_better(curve, often.patience):
@@ -196,13 +193,13 @@ def _train(
             losses.append(value)
             progress.advance(1, 1.0)
             if step % often.every == 0 or step == n_steps:
-                point = validate(tunable, held, loss, how.tokens_per_batch, step, _mean(losses))
+                point = validate(tunable, held, trainer.loss, how.tokens_per_batch, step, _mean(losses))
                 curve.append(point)
                 losses.clear()
                 if point.loss <= min(p.loss for p in curve):
                     tunable.save(folder, config.model)
-                with (folder / LOG_NAME).open("w", encoding="utf-8") as log:
-                    log.writelines(json.dumps(p.as_dict()) + "\n" for p in curve)
+                log = "".join(json.dumps(p.as_dict()) + "\n" for p in curve)
+                write_whole(folder / LOG_NAME, log.encode())
                 save()
                 if on_validation is not None:
                     on_validation(point)
@@ -216,13 +213,11 @@ def _train(
 
 
 def _maker(config: TuneConfig, judge: JudgeModel, questions: _Questions) -> ExampleMaker:
-    mix = config.mix
     passages: dict[str, list[str]] = {}
     for question in (*questions.train, *questions.held):
         passages.setdefault(question.source, []).append(question.positive_text)
-    sampling = Sampling(mix.hard, mix.random, mix.max_words, mix.cut_share, mix.plain_query_share, config.seed)
     renderers = [(PromptRenderer(judge.tokenizer, template), weight) for template, weight in config.templates()]
-    return ExampleMaker(renderers, passages, sampling)
+    return ExampleMaker(renderers, passages, config.mix, config.seed)
 
 
 @torch.no_grad()
@@ -236,23 +231,19 @@ def validate(
 ) -> Validated:
     """Judge the held-out groups: a point of the learning curve."""
     examples = [example for group in groups for example in group]
-    lds = tunable.logit_diff([e.ids for e in examples], [e.answer_ids for e in examples], tokens_per_batch)
-    right = [(float(ld) > 0) == example.relevant for ld, example in zip(lds, examples, strict=True)]
-    relevant = [float(ld) for ld, example in zip(lds, examples, strict=True) if example.relevant]
-    others = [float(ld) for ld, example in zip(lds, examples, strict=True) if not example.relevant]
-    above, first = 0.0, 0
-    for group in groups:
-        values = lds[first : first + len(group)]
-        first += len(group)
-        above += float((values[0] > values[1:]).float().mean())
-    wins = torch.tensor(relevant).unsqueeze(1) > torch.tensor(others).unsqueeze(0)
+    lds, log_answered = tunable.readout([e.ids for e in examples], [e.answer_ids for e in examples], tokens_per_batch)
+    relevant = torch.tensor([example.relevant for example in examples], device=lds.device)
+    right = (lds > 0) == relevant
+    above = [(of[0] > of[1:]).float().mean() for of in lds.split([len(group) for group in groups])]
+    wins = lds[relevant].unsqueeze(1) > lds[~relevant].unsqueeze(0)
     return Validated(
         step=step,
         train_loss=train_loss,
-        loss=float(loss.of(groups, lds)),
-        accuracy=sum(right) / len(right),
-        paired_accuracy=above / len(groups),
+        loss=float(loss.of(groups, lds, log_answered)),
+        accuracy=float(right.float().mean()),
+        paired_accuracy=float(torch.stack(above).mean()),
         roc_auc=float(wins.float().mean()),
+        answered=float(log_answered.exp().mean()),
     )
 
 

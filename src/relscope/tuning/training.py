@@ -1,9 +1,10 @@
 """The training loop: loss, learning rate, validation, checkpoints.
 
-    loss = BCE(LD, relevant) + w * softplus(-(LD_positive - LD_negative))
+    loss = BCE(LD, relevant) + w * softplus(-(LD_positive - LD_negative)) - a * log P(yes or no)
 
 The cross-entropy makes 0 the threshold between yes and no; the pairwise term asks that the relevant passage of a
-question wins against each of the others. A step reads several questions, each with all of its prompts.
+question wins against each of the others; the last one that the model answers at all, which a difference of two logits
+does not see. A step reads several questions, each with all of its prompts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relscope.models import TunableJudge
+from relscope.tuning.config import Optimisation
 from relscope.tuning.examples import Example, ExampleMaker
 from relscope.tuning.questions import Question
 
@@ -30,19 +32,23 @@ class Loss:
 
     Attributes:
         pairwise_weight: of the pairwise term beside the cross-entropy.
+        answer_weight: of the term that asks for an answer.
         label_smoothing: 0.1 asks for P(yes) = 0.95 instead of 1.
     """
 
     pairwise_weight: float
+    answer_weight: float
     label_smoothing: float
 
-    def of(self, groups: Sequence[Sequence[Example]], logit_diffs: Float[Tensor, " example"]) -> Tensor:
-        """Mean loss of the groups; `logit_diffs` has their examples one after the other."""
-        total = logit_diffs.new_zeros(())
-        first = 0
-        for group in groups:
-            lds = logit_diffs[first : first + len(group)]
-            first += len(group)
+    def of(
+        self,
+        groups: Sequence[Sequence[Example]],
+        logit_diffs: Float[Tensor, " example"],
+        log_answered: Float[Tensor, " example"],
+    ) -> Tensor:
+        """Mean loss of the groups, given LD and log P(yes or no) of their examples one after the other."""
+        total = -self.answer_weight * len(groups) * log_answered.mean()
+        for group, lds in zip(groups, logit_diffs.split([len(group) for group in groups]), strict=True):
             labels = lds.new_tensor([float(example.relevant) for example in group])
             weights = lds.new_tensor([example.weight for example in group])
             targets = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
@@ -67,54 +73,43 @@ class Trainer:
         tunable: the judge with its low-rank weights.
         maker: draws examples.
         questions: to train on; each epoch goes through all of them in another order.
-        loss: how wrong verdicts are weighed.
-        per_step: questions in a step.
-        weight_decay: of AdamW.
-        tokens_per_batch: bounds the tokens of one forward pass.
+        how: the size of a step, the weights of the loss and of the decay.
         seed: decides the order of the questions and dropout.
     """
 
-    def __init__(  # noqa: PLR0913
-        self,
-        tunable: TunableJudge,
-        maker: ExampleMaker,
-        questions: Sequence[Question],
-        loss: Loss,
-        *,
-        per_step: int,
-        weight_decay: float,
-        tokens_per_batch: int,
-        seed: int,
+    def __init__(
+        self, tunable: TunableJudge, maker: ExampleMaker, questions: Sequence[Question], how: Optimisation, seed: int
     ) -> None:
-        self._tunable, self._maker, self._questions, self._loss = tunable, maker, questions, loss
-        self._per_step, self._tokens_per_batch, self._seed = per_step, tokens_per_batch, seed
+        self._tunable, self._maker, self._questions, self._how, self._seed = tunable, maker, questions, how, seed
+        self.loss = Loss(how.pairwise_weight, how.answer_weight, how.label_smoothing)
         # In bf16 a step is smaller than the weights' rounding: it is taken on float32 copies.
         self._masters = [w.detach().float().clone().requires_grad_() for w in tunable.weights]
         self.between_updates = True
         """False while weights are being moved: what an interruption leaves then is no state to go on from."""
-        self._optimizer = torch.optim.AdamW(self._masters, lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.99))
+        self._optimizer = torch.optim.AdamW(self._masters, lr=0.0, weight_decay=how.weight_decay, betas=(0.9, 0.99))
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps until every question was read once."""
-        return -(-len(self._questions) // self._per_step)
+        return -(-len(self._questions) // self._how.questions_per_step)
 
     def step(self, number: int, rate: float) -> float:
         """Take one training step at a learning rate, and return its loss."""
         epoch, place = divmod(number, self.steps_per_epoch)
         order = list(range(len(self._questions)))
         random.Random(f"{self._seed}:order:{epoch}").shuffle(order)
-        chosen = order[place * self._per_step : (place + 1) * self._per_step]
+        size = self._how.questions_per_step
+        chosen = order[place * size : (place + 1) * size]
         groups = [group for i in chosen if (group := self._maker.group(self._questions[i], epoch))]
         if not groups:
             return math.nan
         torch.manual_seed(self._seed + number)  # of dropout
         examples = [example for group in groups for example in group]
         with self._tunable.training():
-            lds = self._tunable.logit_diff(
-                [e.ids for e in examples], [e.answer_ids for e in examples], self._tokens_per_batch
+            readout = self._tunable.readout(
+                [e.ids for e in examples], [e.answer_ids for e in examples], self._how.tokens_per_batch
             )
-            loss = self._loss.of(groups, lds)
+            loss = self.loss.of(groups, *readout)
             loss.backward()
         self._update(rate)
         return float(loss.detach())
