@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from relscope.results import Comparison, Manifest, create_or_resume, identity_hash, open_run
+from relscope.results import ComparisonHeader, Manifest, create_or_resume, identity_hash, open_run
 from relscope.results.comparison import COMPARISON_NAME
 from synthetic import FLOW_COMPONENTS, REGIONS, sites_of, write_synthetic_run
 
@@ -62,7 +62,7 @@ def write_comparison(
         head_changes(patched, n_layers, n_heads, regions).to_parquet(folder / "changes" / "heads.parquet")
         weight_changes(n_layers, n_heads).to_parquet(folder / "changes" / "weights.parquet")
     identity = manifest.identity
-    header = Comparison(
+    header = ComparisonHeader(
         status=status,  # type: ignore[arg-type]
         base=BASE,
         tuned=TUNED,

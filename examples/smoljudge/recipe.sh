@@ -3,12 +3,12 @@
 #
 #     sh examples/smoljudge/recipe.sh xquad.en.json [EVALUATION.jsonl]
 #
-# xquad.en.json is the English part of XQuAD (CC BY-SA 4.0, https://github.com/google-deepmind/xquad); questions.jsonl
-# lies beside this file (written for relscope, Apache-2.0: passages that answer and passages that only look like it, with
-# the query's words on either side); the other sources are fetched with apt-get and pip (see prepare_data.py), or taken
-# from the folder that $PACKAGES names. The adapter, its
-# learning curve and its card with all figures are written to ./smoljudge. The demo collection and EVALUATION.jsonl (pairs,
-# such as those of MS MARCO) are judged before and after, and never trained on.
+# xquad.en.json is the English part of XQuAD (CC BY-SA 4.0, https://github.com/google-deepmind/xquad). questions.jsonl
+# lies beside this file: written for relscope (Apache-2.0), passages that answer and passages that only look like it, with
+# the query's words on either side. The other sources are fetched with apt-get and pip (see prepare_data.py), or taken
+# from the folder that $PACKAGES names. The adapter, its learning curve and its card with all figures are written to
+# ./smoljudge. The demo collection and EVALUATION.jsonl (pairs, such as those of MS MARCO) are judged before and after,
+# and never trained on.
 set -eu
 here=$(dirname "$0")
 python "$here/prepare_data.py" training-data ${PACKAGES:+--packages "$PACKAGES"}

@@ -34,7 +34,9 @@ def test_tune_writes_an_adapter_that_judge_can_use(
 ) -> None:
     out = tmp_path / "adapter"
     words = ("tune", "--model", tiny_model_folder, "--data", questions, "--rank", "2", *FAST, "--out", out)
-    tuned = relscope(*words, "--evaluate", questions, "--random", "0")
+    others = tmp_path / "others.jsonl"
+    others.write_text(questions.read_text().replace(" sit", " sleep"))
+    tuned = relscope(*words, "--evaluate", others, "--random", "0")
     assert tuned.status == 0, tuned.err
     assert "held out: loss" in tuned.out
     assert f"adapter: {out}" in tuned.out
@@ -43,6 +45,9 @@ def test_tune_writes_an_adapter_that_judge_can_use(
     assert json.loads((out / "adapter_config.json").read_text())["r"] == 2
     judged = relscope("judge", "--model", out, "--data", questions, "--device", "cpu")
     assert judged.status == 0, judged.err
+    seen = relscope(*words[:-1], tmp_path / "b", "--evaluate", questions)
+    assert seen.status == 2
+    assert "8 queries of" in seen.err
     again = relscope(*words)
     assert again.status == 2
     assert "is not empty and holds no unfinished tuning" in again.err

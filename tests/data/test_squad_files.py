@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,78 @@ def test_the_window_with_the_answer_is_the_positive_and_others_with_its_text_are
 def test_an_answer_of_a_few_characters_says_nothing_about_other_windows(tmp_path: Path) -> None:
     collection = load_squad(squad(tmp_path / "q.json", question("a", "4")))
     assert collection.qrels == {"a": {"p0.1": 2}}
+
+
+def with_answer(tmp_path: Path, answer: str, *others: str) -> list[str]:
+    """Which of the other paragraphs (each one window) are judged to contain the answer's text."""
+    found = {"id": "a", "question": "What?", "answers": [{"text": answer, "answer_start": 0}]}
+    paragraphs = [{"context": answer, "qas": [found]}, *({"context": other, "qas": []} for other in others)]
+    (tmp_path / "q.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    collection = load_squad(tmp_path / "q.json")
+    assert collection.qrels["a"]["p0.0"] == 2
+    return [collection.documents[doc_id] for doc_id, grade in collection.qrels["a"].items() if grade == 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "has", "has_not"),
+    [
+        ("rain", ["rain", "Then rain, again", "(RAIN)", "the rain's end"], ["the train", "rains", "rai n"]),
+        ("New York City", ["in new york\ncity.", "New York, City", "New  York-City"],
+         ["New York", "York City, New", "New York's City", "New York Cityscape", "New in York City"]),
+        ("self-made", ["a self made man", "Self–Made!"], ["selfmade", "self, home-made"]),
+        ("$1.2 million", ["for US$1.2 Million.", "$1.2-million"], ["1.2 million", "$1, 2 million", "$11.2 million"]),
+        ("19.3%", ["(19.3%)", "19.3 %"], ["19.3", "119.3%", "19, 3%", "19.35%"]),
+        ("1990", ["In 1990, it", "1990-1994", "by 1990."], ["the 1990s", "11990", "1,990"]),
+        ("北京大学", ["他在北京大学学习。"], ["北京的大学"]),
+    ],
+)  # fmt: skip
+def test_an_answer_is_found_as_whole_words_in_sequence(
+    tmp_path: Path, answer: str, has: list[str], has_not: list[str]
+) -> None:
+    assert with_answer(tmp_path, answer, *has, *has_not) == has
+
+
+def test_punctuation_does_not_make_a_short_answer_long_enough_to_look_for(tmp_path: Path) -> None:
+    assert with_answer(tmp_path, "two.", "one, two.", "two") == []
+    assert with_answer(tmp_path, "U.S.", "the U.S. Army", "give us some") == []
+
+
+def test_an_answer_of_punctuation_alone_is_found_nowhere_else(tmp_path: Path) -> None:
+    assert with_answer(tmp_path, "-----", "a ----- b", "a b", "") == []
+
+
+def test_the_index_finds_what_a_scan_of_every_window_finds(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    vocabulary = ["rain", "train", "rains", "New", "new", "York", "1.2", "12", "2", "$", "a", "the", "Straße", "naïve"]
+    weights = [1, 1, 2, 3, 3, 1, 1, 2, 2, 2, 9, 9, 1, 1]
+
+    def written(words: list[str]) -> str:
+        cased = [rng.choice([word, word.upper() if word.isascii() else word]) for word in words]
+        return "".join(word + rng.choice([" ", "  ", ", ", " - ", "-", "; ", '" ', "\n"]) for word in cased)
+
+    paragraphs = [rng.choices(vocabulary, weights, k=rng.randrange(1, 13)) for _ in range(100)]
+    answers: dict[str, list[tuple[list[str], str]]] = {}
+    content: list[dict[str, Any]] = []
+    for number, words in enumerate(paragraphs):
+        chosen = [words[:2], *(rng.choices(vocabulary, weights, k=rng.randrange(1, 4)) for _ in range(2))]
+        answers[f"q{number}"] = [(answer, written(answer)) for answer in chosen]
+        given = [{"text": text, "answer_start": 0} for _, text in answers[f"q{number}"]]
+        content.append(
+            {"context": written(words), "qas": [{"id": f"q{number}", "question": "What?", "answers": given}]}
+        )
+    (tmp_path / "q.json").write_text(json.dumps({"data": [{"paragraphs": content}]}))
+
+    def contains(words: list[str], answer: list[str]) -> bool:
+        low, wanted = [word.lower() for word in words], [word.lower() for word in answer]
+        return any(low[i : i + len(wanted)] == wanted for i in range(len(low)))
+
+    expected: dict[str, dict[str, int]] = {}
+    for number, given_answers in enumerate(answers.values()):
+        sought = [answer for answer, text in given_answers if min(len(text.strip()), len(" ".join(answer))) > 3]
+        holding = [i for i, words in enumerate(paragraphs) if any(contains(words, answer) for answer in sought)]
+        expected[f"q{number}"] = {f"p{i}.0": 1 for i in holding} | {f"p{number}.0": 2}
+    assert load_squad(tmp_path / "q.json").qrels == expected
+    assert sum(map(len, expected.values())) > 2 * len(expected)  # the text is such that answers recur
 
 
 def test_a_question_without_an_answer_is_refused_not_dropped(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from relscope.tuning import TuneConfig, read_yaml
+from relscope.study import read_yaml
+from relscope.tuning import TuneConfig
 
 RECIPE = Path(__file__).resolve().parents[2] / "examples" / "smoljudge"
 

@@ -77,7 +77,8 @@ def test_logits_are_subtracted_in_float32(loud: JudgeModel) -> None:
 
     found = loud.logit_diff(prompts, answers)
     assert (found % 0.125 != 0).float().mean() > 0.9
-    hidden = loud.final_hidden(prompts).double()
+    with torch.no_grad():
+        hidden = loud.decoder(input_ids=torch.tensor(prompts), use_cache=False).last_hidden_state[:, -1].double()
     weight = loud.unembedding.weight.double()  # type: ignore[union-attr, operator]
     wanted = torch.stack([h @ (weight[yes] - weight[no]) for h, (yes, no) in zip(hidden, answers, strict=True)])
     # float32 sums of 32 products, each up to 20: rounding of about 1e-6 of that.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -65,6 +66,17 @@ class _Reader(HTMLParser):
             self.page.scripts[self.script_id] = self.page.scripts.get(self.script_id, "") + data
         elif self.inside is None:
             self.page.text += data
+
+
+def exclusion_rows(html: str) -> list[tuple[str, str, int]]:
+    """The tables of exclusions in a piece of a page: stage, reason and how many pairs of each row."""
+    cells = r'data-name="Stage">(\w+) .*?data-name="Reason">([^<]*)<.*?data-name="Pairs" class="num">(\d+)<'
+    return [(stage, reason, int(n)) for stage, reason, n in re.findall(cells, html)]
+
+
+def section(html: str, name: str) -> str:
+    """The HTML of one section of a page."""
+    return html.partition(f'<section id="{name}"')[2].partition("</section>")[0]
 
 
 def changed_run(

@@ -29,7 +29,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 @pytest.fixture(scope="module")
 def report(comparison: Comparison) -> Path:
-    path = comparison.folder.directory / "report.html"
+    path = comparison.stored.directory / "report.html"
     path.write_text(render(comparison, []), encoding="utf-8")
     return path
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import io
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import Page
+from conftest import Page, exclusion_rows, section
 from relscope.analysis import effect_differences, quality_differences, rank_similarity, transfer_effects
 from relscope.errors import InputError
 from relscope.report import build_comparison_report, build_report, is_comparison, summarize_comparison, words
@@ -19,7 +23,7 @@ from relscope.report.comparison_contents import Comparison, compare
 from relscope.report.comparison_findings import findings
 from relscope.report.comparison_folder import read_comparison
 from relscope.report.comparison_page import notices, render
-from relscope.results import RunError, open_run
+from relscope.results import ExclusionRecord, Lint, RunError, open_run
 from synthetic_comparison import BASE, NEW_HEAD_EFFECT, PARTS, TRANSFERRED, TUNED, new_head, write_comparison
 
 N_LAYERS, N_HEADS = 4, 3
@@ -56,6 +60,15 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 def compared(directory: Path, **options: object) -> Comparison:
     return compare(read_comparison(write_comparison(directory, 12, N_LAYERS, N_HEADS, REGIONS, **options)))
+
+
+def with_manifests(comparison: Comparison, **fields: dict[str, object]) -> Comparison:
+    """The comparison with its parts of these names alone, and some fields of their manifests replaced."""
+    parts = {name: comparison.stored.parts[name] for name in fields}
+    changed = {
+        name: replace(part, manifest=part.manifest.model_copy(update=fields[name])) for name, part in parts.items()
+    }
+    return replace(comparison, stored=replace(comparison.stored, parts=changed))
 
 
 def said(comparison: Comparison) -> str:
@@ -166,6 +179,83 @@ def test_a_model_that_judges_worse_is_said_to(comparison: Comparison, folder: Pa
     assert notice.title == "The tuned model does not judge better than chance here"
 
 
+def test_failed_checks_are_named_with_the_model_that_failed_them(comparison: Comparison) -> None:
+    failed = [
+        Lint(name="contract: patterns sum to 1", ok=False, message="error 0.2, tolerance 0.001"),
+        Lint(name="verdict: answer tokens", ok=True, message="'yes' is token 1"),
+        Lint(name="verdict: answer mass", ok=False, message=""),
+    ]
+    found = [n for n in notices(with_manifests(comparison, base={}, tuned={"lints": failed})) if "check" in n.title]
+    assert [(notice.level, notice.title) for notice in found] == [
+        ("warn", "1 check of the base model failed"),
+        ("warn", "2 checks of the tuned model failed"),
+    ]
+    for notice, name in zip(found, ("base", "tuned"), strict=True):
+        doubt = "What depends on it is in doubt; the ordinary report of the run in "
+        assert notice.text == f"{doubt}{name}/ lists all checks."
+    assert found[0].points == ("answer tokens hold the probability mass: 'yes' and 'no' hold 0.41 <of 1>",)
+    assert found[1].points == (
+        "contract: patterns sum to 1: error 0.2, tolerance 0.001",
+        "verdict: answer mass",
+    )
+
+
+def test_checks_that_all_passed_are_no_notice(comparison: Comparison) -> None:
+    passed = {"lints": [Lint(name="verdict: answer mass", ok=True, message="")]}
+    assert not [n for n in notices(with_manifests(comparison, base=passed, tuned=passed)) if "check" in n.title]
+
+
+def test_the_failed_checks_of_both_models_stand_on_the_page(page: Page) -> None:
+    for name in ("base", "tuned"):
+        shown = page.html.partition(f"<h2>1 check of the {name} model failed</h2>")[2].partition("</aside>")[0]
+        assert "hold 0.41 &lt;of 1&gt;</li>" in shown
+
+
+def test_exclusions_that_both_models_share_are_tabled_once(page: Page) -> None:
+    shown = section(page.html, "exclusions")
+    assert exclusion_rows(shown) == [
+        ("data", "empty document", 2),
+        ("alignment", "no document token left", 1),
+        ("filter", "judged wrongly", 2),
+    ]
+    assert "5 pairs or queries left out; 12 of 17 loaded pairs are patched." in shown
+    assert "<h3>" not in shown
+    assert '<a href="#exclusions">Exclusions</a>' in page.html
+
+
+def test_exclusions_that_differ_are_tabled_for_each_model(comparison: Comparison) -> None:
+    # after the three examples that a table shows of a reason, too
+    more = [ExclusionRecord(pair_id=f"q95{i}:0", stage="alignment", reason="longer_than_context") for i in range(4)]
+    other = with_manifests(comparison, base={"exclusions": more[:3]}, tuned={"exclusions": [*more[:3], more[3]]})
+    shown = section(render(other, []), "exclusions")
+    base, tuned = shown.split("<h3>")[1:]
+    assert base.startswith("The base model</h3>")
+    assert "3 pairs or queries left out; 12 of 17 loaded pairs are patched." in base
+    assert exclusion_rows(base) == [("alignment", "longer than context", 3)]
+    assert tuned.startswith("The tuned model</h3>")
+    assert "4 pairs or queries left out" in tuned
+    assert exclusion_rows(tuned) == [("alignment", "longer than context", 4)]
+    swapped = [*more[:3], more[3].model_copy(update={"pair_id": "another:0"})]
+    assert "<h3>" in section(
+        render(with_manifests(comparison, base={"exclusions": more}, tuned={"exclusions": swapped}), []), "exclusions"
+    )
+
+
+def test_a_lone_part_has_its_exclusions_shown(comparison: Comparison) -> None:
+    for name in ("tuned", "into_base"):
+        shown = section(render(with_manifests(comparison, **{name: {}}), []), "exclusions")
+        assert len(exclusion_rows(shown)) == 3
+        assert "<h3>" not in shown
+
+
+def test_the_saved_transfers_name_their_receiver(page: Page, comparison: Comparison) -> None:
+    packed = page.scripts["file-transfer-effects"]
+    saved = pd.read_csv(io.BytesIO(gzip.decompress(base64.b64decode(packed))))
+    for folder, receiver in (("into_base", "base"), ("into_tuned", "tuned")):
+        kept = saved.loc[saved["into"] == receiver, "effect"]
+        np.testing.assert_allclose(kept, comparison.transfers[folder]["effect"], rtol=1e-6)  # seven digits are written
+
+
 def test_names_are_shown_as_text_and_never_as_markup(page: Page) -> None:
     for name in (BASE, TUNED):
         assert name in page.text
@@ -222,9 +312,12 @@ def test_an_unfinished_comparison_has_a_page_that_says_so(tmp_path: Path, parts:
     assert "This comparison is not complete" in html
     for name in set(PARTS[1:4]) - set(parts):
         assert re.search(rf"{name} \([^)]*\): not begun", html)
+    for name, donor, receiver in (("into_base", "tuned", "base"), ("into_tuned", "base", "tuned")):
+        described = f"{name} (activations of the {donor} model into the {receiver} model): "
+        assert (f"{described}not begun" in html) == (name not in parts)
+        assert (f"{described}complete" in html) == (name in parts)
     for name, there in (("effects", "tuned" in parts), ("transfer", any(part.startswith("into") for part in parts))):
-        section = html.partition(f'<section id="{name}"')[2].partition("</section>")[0]
-        assert ('<p class="empty">' not in section) == there
+        assert ('<p class="empty">' not in section(html, name)) == there
 
 
 def test_a_comparison_that_has_only_begun_has_a_page(tmp_path: Path, folder: Path) -> None:
@@ -232,6 +325,7 @@ def test_a_comparison_that_has_only_begun_has_a_page(tmp_path: Path, folder: Pat
     page = Page.read(build_comparison_report(tmp_path))
     assert "nothing has been stored yet" in page.text
     assert "There is nothing to draw findings from yet" in page.text
+    assert '<p class="empty">Nothing has been stored yet.</p>' in section(page.html, "exclusions")
 
 
 def test_models_that_are_still_growing_are_compared_on_the_pairs_that_both_have(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import io
 import itertools
 import json
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import Page, changed_run, page_only
+from conftest import Page, changed_run, exclusion_rows, page_only, section
 from relscope.analysis import judge_quality, site_effects, top_heads
 from relscope.errors import InputError
 from relscope.report import build_report, words
@@ -61,6 +62,31 @@ def test_the_quality_on_the_page_is_that_of_the_analysis(page: Page, run_dir: Pa
             page.html,
         )
     assert quality.sentence in page.text
+
+
+def test_every_exclusion_is_counted_under_its_stage_and_reason(page: Page) -> None:
+    shown = section(page.html, "exclusions")
+    assert exclusion_rows(shown) == [
+        ("data", "empty document", 2),
+        ("alignment", "no document token left", 1),
+        ("filter", "judged wrongly", 2),
+    ]
+    assert "5 pairs or queries left out; 12 of 17 loaded pairs are patched." in shown
+
+
+def test_a_run_that_left_out_nothing_says_so(run_dir: Path, tmp_path: Path) -> None:
+    shown = section(page_only(changed_run(run_dir, tmp_path / "run", exclusions=[])).read_text("utf-8"), "exclusions")
+    assert exclusion_rows(shown) == []
+    assert "No pair was excluded." in shown
+
+
+def test_a_failed_check_of_the_model_is_a_notice_with_its_message(page: Page) -> None:
+    (notice,) = re.findall(r"<h2>1 check of the model failed</h2>(.*?)</aside>", page.html, re.DOTALL)
+    assert "What depends on it is in doubt; the section on verdict quality lists all checks." in notice
+    points = re.findall(r"<li>(.*?)</li>", notice)
+    assert [html.unescape(point) for point in points] == [
+        "answer tokens hold the probability mass: 'yes' and 'no' hold 0.41 <of 1>"
+    ]
 
 
 def test_the_listed_heads_are_the_top_ten_of_the_analysis_in_its_order(page: Page, run_dir: Path) -> None:

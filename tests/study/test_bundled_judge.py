@@ -14,23 +14,31 @@ FOLDER = EMBEDDED_ADAPTERS["smoljudge"].folder
 
 
 @pytest.mark.embedded
-def test_it_tells_relevant_passages_of_the_demo_from_random_ones(smollm2_folder: Path) -> None:
+def test_it_tells_relevant_passages_of_the_demo_from_hard_negatives(smollm2_folder: Path) -> None:
     assert smollm2_folder.is_dir()
-    quality = judge_pairs(StudyConfig(pairs=16, negatives="random", device="cpu")).quality
-    # Its card has 0.99 and 0.82 on all 64 queries; 16 of them spread by some 0.05. Untuned, it is at chance.
-    assert quality.roc_auc.value > 0.9
-    assert quality.accuracy.value > 0.7
+    quality = judge_pairs(StudyConfig(pairs=16, device="cpu")).quality
+    # Its card has 0.98, 1.00 and 0.92 on all 64 queries; 16 of them spread by some 0.05. Untuned, it is at chance.
+    assert quality.roc_auc.value > 0.88
+    assert quality.paired_accuracy.value > 0.9
+    assert quality.accuracy.value > 0.78
 
 
 @pytest.mark.embedded
 def test_it_tells_relevant_passages_of_ms_marco_from_hard_negatives(smollm2_folder: Path, shared_data: Path) -> None:
     assert smollm2_folder.is_dir()
     data = str(shared_data / "data" / "msmarco-pairs.jsonl")
-    quality = judge_pairs(StudyConfig(data=data, pairs=16, device="cpu")).quality
-    # Its card has 0.93, 0.98 and 0.83 on all 100 queries.
-    assert quality.roc_auc.value > 0.85
-    assert quality.paired_accuracy.value > 0.85
+    quality = judge_pairs(StudyConfig(data=data, pairs=32, device="cpu")).quality
+    # Its card has 0.90, 0.92 and 0.81 on all 100 queries; 32 of them spread by some 0.05.
+    assert quality.roc_auc.value > 0.8
+    assert quality.paired_accuracy.value > 0.8
     assert quality.accuracy.value > 0.7
+
+
+@pytest.mark.embedded
+def test_it_says_yes_or_no_and_hardly_anything_else(smollm2_folder: Path) -> None:
+    assert smollm2_folder.is_dir()
+    lints = {lint.name: lint for lint in judge_pairs(StudyConfig(pairs=4, device="cpu")).lints}
+    assert all(lint.ok for lint in lints.values()), lints
 
 
 def test_it_is_at_most_ten_megabytes() -> None:

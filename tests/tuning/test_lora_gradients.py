@@ -57,18 +57,18 @@ def test_a_new_judge_answers_as_before_until_it_is_trained(tiny_tokenizer: Any) 
     model = tiny_model("llama", 128)
     ids = prompts(128)
     before = as_judge(model).logit_diff(ids, [ANSWERS] * len(ids))
-    tunable = TunableJudge(as_judge(model), LoraSettings())
+    tunable = TunableJudge(as_judge(model), LoraSettings(rank=8, alpha=16.0))
     after = tunable.readout(ids, [ANSWERS] * len(ids), 1000)[0].detach()
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
 
 
 def test_a_saved_adapter_loads_as_the_judge_that_was_trained(tiny_model_folder: Path, tmp_path: Path) -> None:
     judge = load_judge(tiny_model_folder, device="cpu")
-    tunable = TunableJudge(judge, LoraSettings(rank=3, target_modules=("q_proj", "down_proj")))
+    tunable = TunableJudge(judge, LoraSettings(rank=3, alpha=16.0, target_modules=("q_proj", "down_proj")))
     fill(tunable.weights)
     ids = prompts(128)
     expected = tunable.readout(ids, [ANSWERS] * len(ids), 1000)[0].detach()
-    tunable.save(tmp_path / "adapter", str(tiny_model_folder))
+    tunable.save(tmp_path / "adapter", str(tiny_model_folder), None)
     loaded = load_judge(tmp_path / "adapter", device="cpu")
     # merging rounds the weights once more; LD is of order 1
     torch.testing.assert_close(loaded.logit_diff(ids, [ANSWERS] * len(ids)), expected, rtol=0, atol=1e-4)
@@ -76,4 +76,6 @@ def test_a_saved_adapter_loads_as_the_judge_that_was_trained(tiny_model_folder: 
 
 def test_a_target_module_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(InputError, match=r"c_attn are not in the model; its linear layers are down_proj"):
-        TunableJudge(as_judge(tiny_model("llama", 128)), LoraSettings(target_modules=("c_attn",)))
+        TunableJudge(
+            as_judge(tiny_model("llama", 128)), LoraSettings(rank=8, alpha=16.0, target_modules=("q_proj", "c_attn"))
+        )

@@ -10,8 +10,8 @@ import pytest
 from relscope.errors import InputError
 from relscope.prompts import PromptRenderer, PromptTemplate
 from relscope.tuning.config import Mix
-from relscope.tuning.examples import ExampleMaker, as_typed
-from relscope.tuning.questions import Question
+from relscope.tuning.examples import ExampleMaker
+from relscope.tuning.questions import Question, as_typed
 
 QUESTION = Question("s:1", "s", "Where did the Cat sit?", "on the mat", ("in the hut", "by the sea"))
 PASSAGES = {"s": ["on the mat", "a red bus", "two old men", "six big pigs"]}
@@ -43,6 +43,18 @@ def test_a_random_negative_is_never_the_relevant_passage(tiny_tokenizer: Any) ->
     prompts = texts(tiny_tokenizer, make.group(QUESTION, 0))
     assert sum("on the mat" in p for p in prompts) == 1
     assert {text for text in PASSAGES["s"] for p in prompts[1:] if text in p} == set(PASSAGES["s"][1:])
+
+
+def test_a_random_negative_is_nothing_that_is_known_to_be_relevant(tiny_tokenizer: Any) -> None:
+    known = Question("s:1", "s", "Who ran?", "on the mat", (), frozenset({"on the mat", "a red bus", "two old men"}))
+    make = maker(tiny_tokenizer, hard=0, random=1)
+    assert all("six big pigs" in texts(tiny_tokenizer, make.group(known, epoch))[1] for epoch in range(5))
+
+
+def test_random_negatives_in_place_of_hard_ones_are_counted(tiny_tokenizer: Any) -> None:
+    make = maker(tiny_tokenizer, hard=2, random=0)
+    make.group(Question("s:1", "s", "Who ran?", "on the mat", ("in the hut",)), 0)
+    assert make.n_substituted == 1
 
 
 def test_a_pairwise_group_is_both_orders_of_one_pair(tiny_tokenizer: Any) -> None:

@@ -49,10 +49,10 @@ def test_an_interrupted_tuning_goes_on_as_if_it_had_not_been(
 
     step = Trainer.step
 
-    def interrupted(self: Trainer, number: int, rate: float) -> float:
-        if number == 3:  # after the validation at step 2
+    def interrupted(self: Trainer, rate: float) -> float | None:
+        if self.n_steps == 3:  # after the validation at step 2
             raise KeyboardInterrupt
-        return step(self, number, rate)
+        return step(self, rate)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", interrupted)
@@ -92,7 +92,81 @@ def test_an_interruption_while_weights_are_moved_keeps_the_checkpoint_before(
         patch.setattr(Trainer, "_to_model", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tune(config_of(), tmp_path / "cut")
-    assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["trainer"]["n_steps"] == 2
+
+
+@pytest.mark.parametrize("where", ["relscope.tuning.run.validate", "relscope.models.TunableJudge.save"])
+def test_an_interruption_while_validating_or_saving_changes_nothing(
+    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    whole = tune(config_of(), tmp_path / "whole")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config_of(), tmp_path / "cut")
+    assert tune(config_of(), tmp_path / "cut").curve == whole.curve
+    first, second = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "cut"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_tuning_killed_before_its_first_validation_can_go_on(
+    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from relscope.tuning.training import Trainer
+
+    class Killed(BaseException):
+        """As if the process were gone: nothing is done about it."""
+
+    def killed(self: Trainer, rate: float) -> float | None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", killed)
+        with pytest.raises(Killed):
+            tune(config_of(), tmp_path / "cut")
+    assert tune(config_of(), tmp_path / "cut").curve == tune(config_of(), tmp_path / "whole").curve
+
+
+def test_a_loss_that_is_no_number_ends_the_tuning(
+    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relscope.tuning.training.Loss.of", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(InputError, match=r"not a number any more at step 1; lower optimisation\.learning_rate"):
+        tune(config_of(), tmp_path / "a")
+
+
+def test_a_caller_s_random_numbers_stay_its_own(config_of: ConfigOf, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    tune(config_of(), tmp_path / "a")
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_what_is_trained_on_is_not_evaluated_on(config_of: ConfigOf, tmp_path: Path, questions_file: Path) -> None:
+    with pytest.raises(InputError, match=r"evaluation\.data: 12 queries of .* are also trained on, such as"):
+        tune(config_of(evaluation={"data": [str(questions_file)]}), tmp_path / "a")
+
+
+def test_validation_questions_of_their_own_are_not_trained_on(
+    config_of: ConfigOf, tmp_path: Path, questions_file: Path
+) -> None:
+    lines = questions_file.read_text(encoding="utf-8").splitlines()
+    own = tmp_path / "own.jsonl"
+    own.write_text("\n".join(lines[:4]) + "\n", encoding="utf-8")
+    tune(config_of(validation={"data": str(own), "every": 2}), tmp_path / "a")
+    card = json.loads((tmp_path / "a" / "card.json").read_text())
+    assert (card["n_trained"], card["n_held_out"]) == (8, 4)
+    assert card["validation_data"][0]["name"] == "own.jsonl"
+
+
+def test_an_adapter_is_no_base(config_of: ConfigOf, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'smoljudge' is itself an adapter, and tuning starts from a whole model"):
+        tune(config_of(model="smoljudge"), tmp_path / "a")
 
 
 def test_a_folder_of_another_tuning_is_refused(
@@ -100,7 +174,7 @@ def test_a_folder_of_another_tuning_is_refused(
 ) -> None:
     from relscope.tuning.training import Trainer
 
-    def interrupted(self: Trainer, number: int, rate: float) -> float:
+    def interrupted(self: Trainer, rate: float) -> float | None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -155,6 +229,8 @@ def test_the_card_tells_data_settings_figures_and_versions(
     assert card["data"][0]["licence"] == "CC0"
     assert card["n_trained"] + card["n_held_out"] == 12
     assert card["validation"]["loss"] == min(point.loss for point in tuned.curve)
+    assert card["curve"] == [point.as_dict() for point in tuned.curve]
+    assert card["n_groups_refused"] == 0
     assert card["versions"]["torch"].startswith("2.")
     names = {(m["data"], m["prompt"], m["negatives"]) for m in card["evaluation"]["tuned"]}
     assert names == {("demo", p, n) for p in ("pointwise-dqi", "pairwise-dqi") for n in ("hard", "random", "both")}

@@ -41,7 +41,7 @@ DIFFERENCE_COLUMNS: Final = (
     *(f"{name}{end}" for name in _QUANTITIES for end in ("", "_low", "_high")),
     "unstable_ie",
 )
-TRANSFERS: Final = ("flow", "heads")
+TRANSFERRED_EXPERIMENTS: Final = ("flow", "heads")
 
 _MOST_CELLS = 16_000_000
 """Float64 cells of the working arrays of one group of sites: 128 MB."""
@@ -159,7 +159,7 @@ def transfer_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """
     names = list(KEY_COLUMNS[1:])
     parts = []
-    for kind in TRANSFERS:
+    for kind in TRANSFERRED_EXPERIMENTS:
         of_prompt = []
         for prompt in ("clean", "corrupted"):
             here = rows[rows["experiment"] == f"transfer_{kind}_{prompt}"]

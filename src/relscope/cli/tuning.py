@@ -153,9 +153,7 @@ def evaluate(
     with progress_shown() as progress:
         measured = evaluate_model(config, tuple(data or ["demo"]), tuple(prompt or PROMPTS), progress)
     if as_json:
-        print_json({"model": model, "results": [
-            {"data": m.data, "prompt": m.prompt, "negatives": m.negatives, **m.quality.as_dict()} for m in measured
-        ]})  # fmt: skip
+        print_json({"model": model, "adapter": adapter, "results": [m.as_dict() for m in measured]})
     else:
         _print_evaluation([], measured)
 
@@ -163,7 +161,8 @@ def evaluate(
 def _tune_config(file: Path | None, given: Mapping[str, Any]) -> TuneConfig:
     """The configuration of a YAML file (or of none) with the options on top."""
     from relscope.errors import InputError
-    from relscope.tuning import TuneConfig, read_yaml
+    from relscope.study import read_yaml
+    from relscope.tuning import TuneConfig
 
     fields = {} if file is None else read_yaml(file)
     for name, value in given.items():
@@ -172,7 +171,7 @@ def _tune_config(file: Path | None, given: Mapping[str, Any]) -> TuneConfig:
             inside = fields.get(section) or {}
             if not isinstance(inside, dict):
                 raise InputError(f"{file}: {section}: a mapping of options is needed, not {inside!r}")
-            chosen = value.split(",") if name == "target_modules" else value
+            chosen = [part.strip() for part in value.split(",")] if name == "target_modules" else value
             fields[section] = {**inside, _FIELD_OF.get(name, name): chosen}
         elif name == "prompts":
             fields[name] = _mixture(value)
@@ -202,8 +201,9 @@ def _mixture(text: str) -> dict[str, float]:
 def _print_point(point: Validated) -> None:
     from relscope.cli.show import OUT
 
+    train_loss = "" if point.train_loss is None else f"   loss {point.train_loss:.3f}"
     OUT.print(
-        f"step {point.step:>5}   loss {point.train_loss:.3f}   held out: loss {point.loss:.3f}, ROC AUC "
+        f"step {point.step:>5}{train_loss}   held out: loss {point.loss:.3f}, ROC AUC "
         f"{point.roc_auc:.3f}, relevant above others {point.paired_accuracy:.3f}, accuracy {point.accuracy:.3f}, "
         f"yes or no {point.answered:.0%}"
     )
@@ -218,7 +218,7 @@ def _print_evaluation(before: list[Measured], after: list[Measured]) -> None:
 
     names = ("data", "prompt", "negatives", "pairs", "ROC AUC", "paired accuracy", "accuracy", "consistency")
     table = Table(*names, box=None, pad_edge=False)
-    for row in evaluation_table(before, after):
+    for row in evaluation_table(before, after, intervals_before=False):
         table.add_row(*(escape(cell) for cell in row))
     OUT.print(table)
     first = "base → tuned; " if before else ""

@@ -56,7 +56,7 @@ def load_pairs(
             pair.
     """
     sampling = negatives or NegativeSampling()
-    if _is_pair_file(source):
+    if is_pair_file(source):
         return pairs_from_jsonl(source, negatives=sampling, limit=limit)
     return pairs_from_collection(
         load_collection(source), negatives=sampling, limit=limit, relevant_grade=relevant_grade
@@ -74,7 +74,7 @@ def load_collection(source: str | Path) -> Collection:
         return Collection("demo", demo.queries, demo.documents, demo.qrels)
     if isinstance(source, str) and source.startswith(_IRDS_PREFIX):
         return load_irds(source.removeprefix(_IRDS_PREFIX))
-    if _is_pair_file(source):
+    if is_pair_file(source):
         raise InputError(f"{source}: holds pairs, not a collection with judgements; {_CHOICES}")
     path, split = Path(source), None
     if not path.exists():
@@ -97,5 +97,6 @@ def _load_path(path: Path, split: str | None) -> Collection:
     raise InputError(f"{path}: not a kind of data that can be read; {_CHOICES}")
 
 
-def _is_pair_file(source: str | Path) -> bool:
+def is_pair_file(source: str | Path) -> bool:
+    """Whether a source is a file of pairs, rather than a collection."""
     return str(source).endswith((".jsonl", ".jsonl.gz")) and not Path(source).is_dir()

@@ -4,15 +4,18 @@
         {"id": "...", "question": "...", "answers": [{"text": "...", "answer_start": 12}]}]}]}]}
 
 Every paragraph is cut into windows of whole sentences, which are the documents. The window that holds an answer is
-its question's positive (grade 2). Windows that merely contain an answer's text may answer it too: they get grade 1,
-which keeps them from being drawn as negatives. So the hard negatives are BM25 neighbours without the answer.
-Questions that have no answer (SQuAD 2.0's `is_impossible`) have no positive and become refusals.
+its question's positive (grade 2). Windows that merely contain an answer's text, as whole words in sequence, may answer
+it too: they get grade 1, which keeps them from being drawn as negatives. So the hard negatives are BM25 neighbours
+without the answer. An answer is looked for only in the windows that hold its rarest word, so the cost grows with the
+windows that share a word, not with questions x windows. Questions that have no answer (SQuAD 2.0's `is_impossible`)
+have no positive and become refusals.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +24,7 @@ from typing import Any
 
 from relscope.data.collection import Collection
 from relscope.data.files import json_type
-from relscope.data.text import clean_text, same_words
+from relscope.data.text import clean_text
 from relscope.errors import InputError
 
 WINDOW_WORDS = 60
@@ -30,6 +33,14 @@ WINDOW_WORDS = 60
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 _COMMON_ANSWER_CHARACTERS = 3
 """An answer this short (a digit, "US") is in so many windows that its text says nothing about them."""
+
+# South-East Asian scripts, kana and Han have no space between words, and Korean particles cling to theirs: there
+# each character is a word, or no answer would ever be found.
+_UNSPACED = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30fa\u30fc-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+    r"\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[$€£¥₹%{_UNSPACED}]|[^\W{_UNSPACED}]+(?:(?<=\d)[.,](?=\d)[^\W{_UNSPACED}]+)*")
 
 
 @dataclass(frozen=True)
@@ -77,14 +88,32 @@ def is_squad(path: Path) -> bool:
 
 
 def _judged(answers: dict[str, tuple[str | None, list[str]]], documents: dict[str, str]) -> dict[str, dict[str, int]]:
-    folded = {doc_id: same_words(text).lower() for doc_id, text in documents.items()}
+    """Grade 2 for the window that holds the answer, 1 for others with an answer's words in sequence."""
+    doc_ids = list(documents)
+    folded = [_words(text) for text in documents.values()]
+    holders: defaultdict[str, list[int]] = defaultdict(list)
+    for place, text in enumerate(folded):
+        for word in set(text.split()):
+            holders[word].append(place)
     qrels: dict[str, dict[str, int]] = {}
     for query_id, (gold, texts) in answers.items():
-        wanted = [same_words(t).lower() for t in texts if len(t.strip()) > _COMMON_ANSWER_CHARACTERS]
-        qrels[query_id] = {doc_id: 1 for doc_id, text in folded.items() if any(answer in text for answer in wanted)} | (
-            {} if gold is None else {gold: 2}
-        )
+        places: set[int] = set()
+        for answer in {_words(t) for t in texts if len(t.strip()) > _COMMON_ANSWER_CHARACTERS}:
+            if len(answer.strip()) <= _COMMON_ANSWER_CHARACTERS:
+                continue  # "two." says no more than "two"
+            fewest = min((holders.get(word, []) for word in answer.split()), key=len, default=[])
+            places.update(place for place in fewest if answer in folded[place])
+        qrels[query_id] = {doc_ids[place]: 1 for place in sorted(places)} | ({} if gold is None else {gold: 2})
     return qrels
+
+
+def _words(text: str) -> str:
+    """The words in lower case, with a space before and after each: then `in` matches whole words in sequence.
+
+    A number keeps its inner points and commas ("1.2", "1,600"), and a currency or percent sign is a word, so that
+    "$1.2 million" is found neither in "1.2 million" nor in "$1, 2 million". Other punctuation only separates.
+    """
+    return f" {' '.join(_WORD.findall(text.lower()))} "
 
 
 def _answer(question: Any, windows: list[_Window], path: Path, where: str) -> tuple[str | None, list[str]]:

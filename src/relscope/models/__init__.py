@@ -9,7 +9,7 @@ from relscope.models.lora import LoraSettings, TunableJudge
 from relscope.models.patching import patched
 from relscope.models.projections import ParameterPart, parameter_parts
 from relscope.models.recording import RecordedRun
-from relscope.models.sources import is_adapter_on
+from relscope.models.sources import is_adapter_on, split_adapter
 from relscope.models.verdict import VerdictLint, lint_verdict
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "load_tokenizer",
     "parameter_parts",
     "patched",
+    "split_adapter",
 ]

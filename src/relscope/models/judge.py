@@ -1,7 +1,7 @@
 """The model that judges: reads a prompt's verdict, records its run, recomputes any suffix of it from any layer.
 
-The verdict is the logit difference LD = logit(yes) - logit(no) at the last token. Only the two answers' rows of the
-unembedding are computed, in float32: in bf16 the logits themselves have steps of 0.125 near |logit| = 16 to 32.
+The verdict is the logit difference LD = logit(yes) - logit(no) at the last token. It needs two rows of the unembedding
+only, computed in float32: in bf16 the logits themselves have steps of 0.125 near |logit| = 16 to 32.
 """
 
 from __future__ import annotations
@@ -129,11 +129,6 @@ class JudgeModel:
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     @torch.no_grad()
-    def final_hidden(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "prompt d_model"]:
-        """Normed hidden state at each prompt's last token, prompts batched by length."""
-        return self._final_hidden(ids, _TOKENS_PER_BATCH)
-
-    @torch.no_grad()
     def logit_diff(
         self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "prompt"]:
@@ -161,9 +156,10 @@ class JudgeModel:
         return logits[:, 0] - logits[:, 1]
 
     def _final_hidden(self, ids: Sequence[Sequence[int]], tokens_per_batch: int) -> Tensor:
-        """Padding stands on the right, where causal attention cannot see it from a real token.
+        """Normed hidden state at each prompt's last token, prompts batched by length.
 
-        So no mask is needed and positions stay as they are.
+        Padding stands on the right, where causal attention cannot see it from a real token. So
+        no mask is needed and positions stay as they are.
         """
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         hidden: list[Tensor | None] = [None] * len(ids)

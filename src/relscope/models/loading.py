@@ -23,6 +23,7 @@ from relscope.models.judge import JudgeModel, ModelIdentity
 from relscope.models.sources import (
     ModelSource,
     adapter_location,
+    base_revision,
     is_adapter_on,
     resolve_source,
     source_errors,
@@ -66,7 +67,7 @@ def load_judge(
     name, adapter = split_adapter(str(source), adapter)
     if adapter is not None:
         adapter_location(str(adapter))  # what cannot be found is said before weights are read
-    read = _read(name, parse_dtype(dtype), revision, trust_remote_code)
+    read = _read(name, parse_dtype(dtype), base_revision(str(source), revision), trust_remote_code)
     if adapter is None:
         return _judge(read, read.model, None, torch_device)
     return _judge(read, merged(read.model, str(adapter)), str(adapter), torch_device)
@@ -132,7 +133,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_rem
     base, _ = split_adapter(str(source), None)
     place = resolve_source(base)
     with source_errors(base):
-        return _load_tokenizer(place, _options(place, revision, trust_remote_code))
+        return _load_tokenizer(place, _options(place, base_revision(str(source), revision), trust_remote_code))
 
 
 def parse_dtype(dtype: str) -> torch.dtype:

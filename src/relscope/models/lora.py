@@ -30,8 +30,8 @@ class LoraSettings:
     `target_modules` are names of linear layers ("q_proj"), or "all-linear": every one but the unembedding.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: int
+    alpha: float
     dropout: float = 0.0
     target_modules: tuple[str, ...] = (ALL_LINEAR,)
 
@@ -44,7 +44,7 @@ class TunableJudge:
         settings: of the low-rank weights.
 
     Raises:
-        InputError: a target module does not exist.
+        InputError: a target module does not exist, or cannot have low-rank weights.
     """
 
     def __init__(self, judge: JudgeModel, settings: LoraSettings) -> None:
@@ -52,6 +52,8 @@ class TunableJudge:
 
         self.judge = judge
         targets: Any = list(settings.target_modules)
+        if targets != [ALL_LINEAR]:
+            _require_modules(targets, judge)
         text = {id(module) for module in judge.decoder.modules()}
         elsewhere = [name for name, m in judge.model.named_modules() if _is_linear(m) and id(m) not in text]
         config = LoraConfig(
@@ -67,11 +69,7 @@ class TunableJudge:
                 warnings.filterwarnings("ignore", category=FutureWarning)  # of what peft calls in transformers
                 self._peft: Any = get_peft_model(judge.model, config, autocast_adapter_dtype=False)
         except ValueError as failure:
-            names = sorted({name.rpartition(".")[2] for name, m in judge.decoder.named_modules() if _is_linear(m)})
-            raise InputError(
-                f"target_modules: {', '.join(settings.target_modules)} are not in the model; its linear layers are "
-                f"{', '.join(names)} (or {ALL_LINEAR})"
-            ) from failure
+            raise InputError(f"target_modules: {' '.join(str(failure).split())}") from failure
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -93,15 +91,16 @@ class TunableJudge:
         finally:
             self.judge.model.eval()
 
-    def save(self, folder: Path, base: str) -> None:
+    def save(self, folder: Path, base: str, revision: str | None) -> None:
         """Write the adapter's config and weights into a folder.
 
         Args:
             folder: made if absent.
             base: the name under which the judge can be loaded again.
+            revision: of the base, where it has one.
         """
         config = self._peft.peft_config["default"]
-        config.base_model_name_or_path = base
+        config.base_model_name_or_path, config.revision = base, revision
         config.inference_mode = True
         if not isinstance(config.target_modules, str):
             config.target_modules = sorted(config.target_modules)  # a set has no order of its own
@@ -113,6 +112,18 @@ class TunableJudge:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
         save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
         config.save_pretrained(str(folder))
+
+
+def _require_modules(targets: Sequence[str], judge: JudgeModel) -> None:
+    """Refuse names that are no linear layers of the model: peft passes over them while any other name fits."""
+    names = sorted({name.rpartition(".")[2] for name, m in judge.decoder.named_modules() if _is_linear(m)})
+    if ALL_LINEAR in targets:
+        raise InputError(f"target_modules: {ALL_LINEAR} stands alone, not beside other names")
+    if missing := [name for name in targets if name not in names]:
+        raise InputError(
+            f"target_modules: {', '.join(missing)} are not in the model; its linear layers are {', '.join(names)} "
+            f"(or {ALL_LINEAR})"
+        )
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -130,7 +130,18 @@ def split_adapter(source: str, adapter: str | Path | None) -> tuple[str, str | P
         raise InputError(
             f"{config}: field 'base_model_name_or_path' is missing; give the base as model and this as adapter"
         )
+    if base in EMBEDDED_ADAPTERS or (Path(base) / _ADAPTER_CONFIG).is_file():
+        raise InputError(f"{config}: its base {base!r} is itself an adapter; adapters on adapters are not read")
     return str(base), source
+
+
+def base_revision(source: str, revision: str | None) -> str | None:
+    """The revision of the base that a model name stands for: the one given, or that which its adapter was tuned on."""
+    config = Path(source) / _ADAPTER_CONFIG
+    if revision is not None or not config.is_file():
+        return revision
+    recorded = json.loads(config.read_text(encoding="utf-8")).get("revision")
+    return recorded if isinstance(recorded, str) else None
 
 
 def holds_weights(folder: Path) -> bool:

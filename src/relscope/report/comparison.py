@@ -11,7 +11,7 @@ from relscope.report.build import FIGURES_FOLDER, REPORT_NAME
 from relscope.report.comparison_contents import compare, compared_quality, compared_transfers, strongest_transfers
 from relscope.report.comparison_figures import draw_comparison
 from relscope.report.comparison_findings import of, site_name
-from relscope.report.comparison_folder import TRANSFERS, read_comparison
+from relscope.report.comparison_folder import TRANSFER_FOLDERS, read_comparison
 from relscope.report.comparison_page import render
 from relscope.results.files import write_whole
 
@@ -62,7 +62,7 @@ def build_comparison_report(folder: str | Path) -> Path:
         RunError: a part is damaged, or the folder cannot be written.
     """
     comparison = compare(read_comparison(folder))
-    directory = comparison.folder.directory
+    directory = comparison.stored.directory
     figures = draw_comparison(comparison, directory / FIGURES_FOLDER)
     path = directory / REPORT_NAME
     # half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a question mark
@@ -79,7 +79,7 @@ def summarize_comparison(folder: str | Path, n_carriers: int = 5) -> ComparisonS
     there = read_comparison(folder)
     quality, difference = compared_quality(there)
     carriers = {
-        TRANSFERS[name]: tuple(
+        TRANSFER_FOLDERS[name].receiver: tuple(
             Carrier(site_name(site), of(site, "effect"), of(site, "ie"))
             for site in strongest_transfers(effects, n_carriers).to_dict("records")
         )

@@ -26,7 +26,7 @@ from relscope.analysis import (
     weight_moves,
 )
 from relscope.report import words
-from relscope.report.comparison_folder import MODELS, TRANSFERS, ComparisonFolder
+from relscope.report.comparison_folder import MODELS, TRANSFER_FOLDERS, StoredComparison
 from relscope.report.comparison_maps import Family, difference_families, transfer_families
 from relscope.report.contents import CONFIDENCE
 from relscope.report.maps import MODULES, Quantity
@@ -56,7 +56,7 @@ class Moved:
 class Comparison:
     """A comparison, computed. `quality` and `quality_difference` are over the pairs that both models judged."""
 
-    folder: ComparisonFolder
+    stored: StoredComparison
     quality: Mapping[str, JudgeQuality]
     quality_difference: Mapping[str, Estimate]
     differences: pd.DataFrame
@@ -94,33 +94,33 @@ class Comparison:
         return here.iloc[np.argsort(-size, kind="stable")[:k]].reset_index(drop=True)
 
 
-def compare(folder: ComparisonFolder) -> Comparison:
+def compare(stored: StoredComparison) -> Comparison:
     """Compute everything the report shows; intervals are percentile bootstraps over queries."""
-    query_of = folder.query_of
-    quality, quality_difference = compared_quality(folder)
-    of_models = [folder.rows(name) for name in MODELS]
+    query_of = stored.query_of
+    quality, quality_difference = compared_quality(stored)
+    of_models = [stored.rows(name) for name in MODELS]
     base, tuned = (pd.DataFrame() if rows is None else rows for rows in of_models)
     both = len(base) > 0 and len(tuned) > 0
     differences = effect_differences(base, tuned, query_of, confidence=CONFIDENCE) if both else pd.DataFrame()
-    transfers = compared_transfers(folder)
+    transfers = compared_transfers(stored)
     return Comparison(
-        folder=folder,
+        stored=stored,
         quality=quality,
         quality_difference=quality_difference,
         differences=differences,
         families=tuple(difference_families(differences)) if len(differences) else (),
         transfers=transfers,
         transfer_families=tuple(transfer_families(transfers)),
-        moved=_moved(folder, differences, base, tuned),
+        moved=_moved(stored, differences, base, tuned),
         same=tuple(_same_sites(base, tuned, query_of)) if both else (),
     )
 
 
-def compared_quality(folder: ComparisonFolder) -> tuple[dict[str, JudgeQuality], dict[str, Estimate]]:
+def compared_quality(stored: StoredComparison) -> tuple[dict[str, JudgeQuality], dict[str, Estimate]]:
     """The quality of both models' verdicts on the pairs that both judged, and the differences tuned - base."""
     judged = {}
     for name in MODELS:
-        rows = folder.rows(name)
+        rows = stored.rows(name)
         if rows is None or not (rows["experiment"] == "judge").any():
             return {}, {}
         judged[name] = rows[rows["experiment"] == "judge"]
@@ -128,18 +128,18 @@ def compared_quality(folder: ComparisonFolder) -> tuple[dict[str, JudgeQuality],
     if not common:
         return {}, {}
     kept = {name: rows[rows["pair_id"].isin(common)] for name, rows in judged.items()}
-    query_of = folder.query_of
+    query_of = stored.query_of
     quality = {name: judge_quality(rows, query_of, confidence=CONFIDENCE) for name, rows in kept.items()}
     return quality, quality_differences(kept["base"], kept["tuned"], query_of, confidence=CONFIDENCE)
 
 
-def compared_transfers(folder: ComparisonFolder) -> dict[str, pd.DataFrame]:
+def compared_transfers(stored: StoredComparison) -> dict[str, pd.DataFrame]:
     """The effects of each transfer that has rows of both prompts, by folder."""
     found = {}
-    for name in TRANSFERS:
-        rows = folder.rows(name)
+    for name in TRANSFER_FOLDERS:
+        rows = stored.rows(name)
         if rows is not None:
-            effects = transfer_effects(rows, folder.query_of, confidence=CONFIDENCE)
+            effects = transfer_effects(rows, stored.query_of, confidence=CONFIDENCE)
             if len(effects):
                 found[name] = effects
     return found
@@ -165,16 +165,16 @@ def _comparable(effects: pd.DataFrame) -> pd.DataFrame:
     return effects[chosen].reset_index(drop=True)
 
 
-def _moved(folder: ComparisonFolder, differences: pd.DataFrame, base: pd.DataFrame, tuned: pd.DataFrame) -> Moved:
-    weights = folder.weight_changes
+def _moved(stored: StoredComparison, differences: pd.DataFrame, base: pd.DataFrame, tuned: pd.DataFrame) -> Moved:
+    weights = stored.weight_changes
     parts = part_moves(weights) if weights is not None else None
-    changes = folder.head_changes
+    changes = stored.head_changes
     if changes is None or not len(differences) or not (differences["experiment"] == "heads").any():
         return Moved(None, (), parts)
-    moves = head_moves(changes, folder.query_of, confidence=CONFIDENCE)
+    moves = head_moves(changes, stored.query_of, confidence=CONFIDENCE)
     of_weights = weight_moves(weights) if weights is not None else None
     heads = moved_and_matters(moves, of_weights, differences)
-    correlations = move_correlations(changes, base, tuned, folder.query_of, confidence=CONFIDENCE)
+    correlations = move_correlations(changes, base, tuned, stored.query_of, confidence=CONFIDENCE)
     ordered = sorted(correlations, key=lambda c: words.region_key(c.region))
     return Moved(heads if len(heads) else None, tuple(ordered), parts)
 

@@ -16,11 +16,10 @@ import pandas as pd
 from relscope.analysis import Estimate, JudgeQuality
 from relscope.report import words
 from relscope.report.comparison_contents import Comparison, SameSites, strongest_transfers
+from relscope.report.comparison_folder import TRANSFER_FOLDERS
 from relscope.report.contents import CONFIDENCE
 from relscope.report.findings import Finding, estimate, excludes_zero, layer_where_half, place
 
-RECEIVERS = {"into_base": ("tuned", "base"), "into_tuned": ("base", "tuned")}
-"""The donor and the receiver of each transfer."""
 _LEVEL = 0.05
 
 
@@ -130,7 +129,7 @@ def _changes(comparison: Comparison, kind: str) -> list[Finding]:
 def _transfer(comparison: Comparison, name: str) -> Finding:
     """What alone carries most of the donor's extra separation, and where the stream carries half of it."""
     effects = comparison.transfers[name]
-    donor, receiver = RECEIVERS[name]
+    donor, receiver = TRANSFER_FOLDERS[name]
     top = strongest_transfers(effects, 3)
     fullest = effects.iloc[int(np.argmax(effects["n_pairs"].to_numpy()))].to_dict()
     gap = of(fullest, "gap") if receiver == "base" else _negative(of(fullest, "gap"))  # tuned - base, either way

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
@@ -20,8 +20,20 @@ from relscope.results.comparison import COMPARISON_NAME, read_header
 from relscope.results.run import MANIFEST_NAME
 
 MODELS: Final = ("base", "tuned")
-TRANSFERS: Final = {"into_base": "base", "into_tuned": "tuned"}
-"""The folder of each transfer, and its receiver."""
+
+
+class TransferModels(NamedTuple):
+    """Whose activations went into whom: each is one of MODELS."""
+
+    donor: str
+    receiver: str
+
+
+TRANSFER_FOLDERS: Final = {
+    "into_base": TransferModels(donor="tuned", receiver="base"),
+    "into_tuned": TransferModels(donor="base", receiver="tuned"),
+}
+"""The run folder of each transfer, and its models."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class ComparisonFolder:
+class StoredComparison:
     """What a comparison has on disk.
 
     Attributes:
@@ -64,7 +76,7 @@ class ComparisonFolder:
     @property
     def manifest(self) -> Manifest | None:
         """The manifest that speaks for the pairs and prompts: the base model's, or any other that is there."""
-        return next((self.parts[name].manifest for name in (*MODELS, *TRANSFERS) if name in self.parts), None)
+        return next((self.parts[name].manifest for name in (*MODELS, *TRANSFER_FOLDERS) if name in self.parts), None)
 
     @property
     def query_of(self) -> dict[str, str]:
@@ -82,7 +94,7 @@ def is_comparison(folder: str | Path) -> bool:
     return (Path(folder) / COMPARISON_NAME).is_file()
 
 
-def read_comparison(folder: str | Path) -> ComparisonFolder:
+def read_comparison(folder: str | Path) -> StoredComparison:
     """Read whatever is there of a comparison; it may still be growing.
 
     Raises:
@@ -96,11 +108,11 @@ def read_comparison(folder: str | Path) -> ComparisonFolder:
         )
     header = read_header(directory / COMPARISON_NAME)
     parts = {}
-    for name in (*MODELS, *TRANSFERS):
+    for name in (*MODELS, *TRANSFER_FOLDERS):
         if (directory / name / MANIFEST_NAME).is_file():
             run = open_run(directory / name)
             parts[name] = Part(run.manifest, run.rows())
-    return ComparisonFolder(
+    return StoredComparison(
         directory=directory,
         base=header.base,
         tuned=header.tuned,

@@ -21,7 +21,6 @@ CELLS: Final = (
     "n_pairs",
     "n_queries",
 )
-PANELS: Final = {"effects": ("base", "tuned", "difference"), "transfer": ("into_base", "into_tuned")}
 _RENAMED: Final = {
     "base": ("effect_base", "ie_base"),
     "tuned": ("effect_tuned", "ie_tuned"),

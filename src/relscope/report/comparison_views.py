@@ -12,6 +12,7 @@ from relscope.analysis import MEASURES, Estimate, MoveCorrelation
 from relscope.report import views, words
 from relscope.report.comparison_contents import Comparison, Moved, SameSites
 from relscope.report.comparison_findings import of, p_words, site_name
+from relscope.report.comparison_folder import TRANSFER_FOLDERS
 from relscope.report.comparison_maps import Family
 from relscope.report.findings import estimate, place
 from relscope.report.maps import Quantity, Scale
@@ -20,8 +21,7 @@ PANEL_WORDS: Final = {
     "base": "base",
     "tuned": "tuned",
     "difference": "tuned − base",
-    "into_base": "tuned into base",
-    "into_tuned": "base into tuned",
+    **{name: f"{donor} into {receiver}" for name, (donor, receiver) in TRANSFER_FOLDERS.items()},
 }
 QUANTITY_WORDS: Final[dict[str, dict[Quantity, str]]] = {
     "effects": {

@@ -157,6 +157,14 @@ def exclusion_groups(manifest: Manifest, examples: int = 3) -> list[ExclusionGro
     return groups
 
 
+def exclusion_words(manifest: Manifest) -> str:
+    """How many were left out, and how many are patched, in one sentence."""
+    n = len({exclusion.pair_id for exclusion in manifest.exclusions})
+    patched = sum(not pair.filtered for pair in manifest.pairs)
+    kept = f"{patched:,} of {words.count(manifest.n_pairs_loaded, 'loaded pair')} are patched"
+    return f"{words.count(n, 'pair')} or queries left out; {kept}." if n else f"{kept[0].upper()}{kept[1:]}."
+
+
 def _planned_sites(manifest: Manifest, experiment: str) -> int | None:
     """How many sites of one pair the study asks for, or None where the manifest does not tell."""
     options = lookup(manifest.identity, f"config.experiments.{experiment}")

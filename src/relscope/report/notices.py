@@ -7,6 +7,7 @@ from typing import Literal
 
 from relscope.report import facts, words
 from relscope.report.contents import Contents
+from relscope.results import Manifest
 
 FEW_QUERIES = 10
 EMBEDDED_MODEL = (
@@ -57,17 +58,19 @@ def notices(contents: Contents) -> list[Notice]:
                 tuple(step.words for step in contents.progress),
             )
         )
-    failed = [lint for lint in manifest.lints if not lint.ok]
-    if failed:
-        found.append(
-            Notice(
-                "warn",
-                f"{words.count(len(failed), 'check')} of the model failed",
-                "What depends on it is in doubt; the section on verdict quality lists all checks.",
-                tuple(f"{lint.name}: {lint.message}" if lint.message else lint.name for lint in failed),
-            )
-        )
+    found += failed_checks(manifest, "the model", "the section on verdict quality")
     return found + few_queries("The effects rest", contents.n_queries)
+
+
+def failed_checks(manifest: Manifest, whose: str, all_checks: str) -> list[Notice]:
+    """A warning that lists the failed checks of `whose` model, or none; `all_checks` is what lists the others too."""
+    failed = [lint for lint in manifest.lints if not lint.ok]
+    if not failed:
+        return []
+    title = f"{words.count(len(failed), 'check')} of {whose} failed"
+    text = f"What depends on it is in doubt; {all_checks} lists all checks."
+    points = tuple(f"{lint.name}: {lint.message}" if lint.message else lint.name for lint in failed)
+    return [Notice("warn", title, text, points)]
 
 
 def few_queries(what_rests: str, n_queries: int) -> list[Notice]:

@@ -63,7 +63,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "failed_lints": [lint for lint in manifest.lints if not lint.ok],
         "passed_lints": [lint for lint in manifest.lints if lint.ok],
         "exclusions": facts.exclusion_groups(manifest),
-        "exclusion_words": _exclusion_words(manifest),
+        "exclusion_words": facts.exclusion_words(manifest),
         "stage_words": words.REASONS,
         "directions": directions,
         "many_directions": len(directions) > 1,
@@ -176,13 +176,6 @@ def _lead(contents: Contents) -> str:
         f"another document, on {words.count(patched, 'pair')} of {words.count(queries, 'query', 'queries')} from "
         f"{facts.data_name(manifest)}, to measure {asked} cause its yes or no."
     )
-
-
-def _exclusion_words(manifest: Manifest) -> str:
-    n = len({exclusion.pair_id for exclusion in manifest.exclusions})
-    patched = sum(not pair.filtered for pair in manifest.pairs)
-    kept = f"{patched:,} of {words.count(manifest.n_pairs_loaded, 'loaded pair')} are patched"
-    return f"{words.count(n, 'pair')} or queries left out; {kept}." if n else f"{kept[0].upper()}{kept[1:]}."
 
 
 def _empty_words(contents: Contents, experiment: str) -> str:

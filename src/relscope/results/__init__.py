@@ -5,7 +5,7 @@ manifest (`manifest`, `run`); every file appears whole or not at all (`files`). 
 """
 
 from relscope.results.changes import HEAD_CHANGES, WEIGHT_CHANGES, changes_path, read_changes, write_changes
-from relscope.results.comparison import Comparison, ComparisonFolder, create_or_resume_comparison
+from relscope.results.comparison import ComparisonFolder, ComparisonHeader, create_or_resume_comparison
 from relscope.results.files import RunError
 from relscope.results.manifest import (
     ExclusionRecord,
@@ -37,8 +37,8 @@ __all__ = [
     "SITE_COLUMNS",
     "VALUE_COLUMNS",
     "WEIGHT_CHANGES",
-    "Comparison",
     "ComparisonFolder",
+    "ComparisonHeader",
     "ExclusionRecord",
     "Lint",
     "Manifest",

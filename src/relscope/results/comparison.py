@@ -24,7 +24,7 @@ COMPARISON_NAME: Final = "comparison.json"
 COMPARISON_SCHEMA_VERSION: Final = 1
 
 
-class Comparison(BaseModel):
+class ComparisonHeader(BaseModel):
     """The content of `comparison.json`.
 
     `identity` holds whatever changes what the numbers mean; `config` is the part of it that the user chose.
@@ -51,7 +51,7 @@ class ComparisonFolder:
         header: as it is on disk.
     """
 
-    def __init__(self, directory: Path, header: Comparison, lock: FolderLock) -> None:
+    def __init__(self, directory: Path, header: ComparisonHeader, lock: FolderLock) -> None:
         self.directory = directory
         self.header = header
         self._lock = lock
@@ -61,7 +61,7 @@ class ComparisonFolder:
         if self.header.status != status:
             self._save(self.header.model_copy(update={"status": status}))
 
-    def _save(self, header: Comparison) -> None:
+    def _save(self, header: ComparisonHeader) -> None:
         text = json.dumps(header.model_dump(mode="json"), ensure_ascii=False, allow_nan=False, indent=1)
         write_whole(self.directory / COMPARISON_NAME, (text + "\n").encode())
         sync_folder(self.directory)
@@ -76,7 +76,7 @@ class ComparisonFolder:
         self._lock.release()
 
 
-def create_or_resume_comparison(directory: Path, header: Comparison) -> ComparisonFolder:
+def create_or_resume_comparison(directory: Path, header: ComparisonHeader) -> ComparisonFolder:
     """Open a folder for writing: as a new comparison, or to go on with one of the same identity.
 
     Raises:
@@ -106,7 +106,7 @@ def create_or_resume_comparison(directory: Path, header: Comparison) -> Comparis
         raise
 
 
-def read_header(path: Path) -> Comparison:
+def read_header(path: Path) -> ComparisonHeader:
     """The content of a `comparison.json`.
 
     Raises:
@@ -117,7 +117,7 @@ def read_header(path: Path) -> Comparison:
     if version != COMPARISON_SCHEMA_VERSION:
         raise InputError(f"{path}: has schema_version {version!r}; this relscope reads {COMPARISON_SCHEMA_VERSION}")
     try:
-        header = Comparison.model_validate(content)
+        header = ComparisonHeader.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error

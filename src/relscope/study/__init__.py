@@ -16,9 +16,9 @@ from relscope.study.config import (
     experiment_options,
     prompt_fields,
 )
-from relscope.study.evaluation import Measured, evaluate, evaluate_model
+from relscope.study.evaluation import Measured, evaluate, evaluate_model, query_texts
 from relscope.study.judging import Judgement, judge_pairs, quality_of
-from relscope.study.manifest import package_versions, processor_name
+from relscope.study.manifest import hardware_names, package_versions
 from relscope.study.plan import Plan, plan_study
 from relscope.study.prepare import Prepared, Progress, Silent, prepare, render_prompts
 from relscope.study.run import run_study
@@ -44,13 +44,14 @@ __all__ = [
     "evaluate",
     "evaluate_model",
     "experiment_options",
+    "hardware_names",
     "judge_pairs",
     "package_versions",
     "plan_study",
     "prepare",
-    "processor_name",
     "prompt_fields",
     "quality_of",
+    "query_texts",
     "read_yaml",
     "render_prompts",
     "run_study",

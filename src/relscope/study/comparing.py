@@ -34,8 +34,8 @@ from relscope.prompts import AlignedPair
 from relscope.results import (
     HEAD_CHANGES,
     WEIGHT_CHANGES,
-    Comparison,
     ComparisonFolder,
+    ComparisonHeader,
     create_or_resume,
     create_or_resume_comparison,
     identity_hash,
@@ -169,14 +169,14 @@ def _require_same_prompts(base: Prepared, tuned: Prepared) -> None:
         raise InputError(f"pair {min(pairs)} can be asked of the tuned model only: it is excluded for the base")
 
 
-def _header(base: _Side, tuned: _Side, tuned_name: str) -> Comparison:
+def _header(base: _Side, tuned: _Side, tuned_name: str) -> ComparisonHeader:
     identity = identity_of(base.config, base.prepared) | {
         "tuned": {
             "config": tuned.config.identity(),
             "model": dataclasses.asdict(tuned.prepared.judge.identity),
         }
     }
-    return Comparison(
+    return ComparisonHeader(
         base=base.config.model,
         tuned=tuned_name,
         identity=identity,

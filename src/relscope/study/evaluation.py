@@ -7,20 +7,22 @@ documents swaps the verdict. All with intervals over queries.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from relscope.analysis import JudgeQuality, judge_quality
-from relscope.data import NegativeSampling, PairSet, load_pairs
+from relscope.data import NegativeSampling, PairSet, is_pair_file, load_collection, load_pairs
 from relscope.data.negatives import NegativeKind
 from relscope.errors import InputError
 from relscope.models import JudgeModel
-from relscope.prompts import PromptRenderer, PromptTemplate, align_all
+from relscope.prompts import PromptRenderer, PromptTemplate
 from relscope.study.config import StudyConfig, prompt_fields
 from relscope.study.judging import verdict_frame
-from relscope.study.prepare import Progress, Silent, load_model
+from relscope.study.prepare import Progress, Silent, align_for, load_model
 
 NEGATIVE_KINDS: tuple[NegativeKind, ...] = ("hard", "random")
 
@@ -29,13 +31,26 @@ NEGATIVE_KINDS: tuple[NegativeKind, ...] = ("hard", "random")
 class Measured:
     """The quality of the verdicts on one data set with one prompt.
 
-    `negatives` is "hard", "random", or "both" (their prompts pooled).
+    Attributes:
+        data: name of the source.
+        prompt: its name, or its file.
+        negatives: "hard", "random", or "both" (their prompts pooled).
+        n_excluded: queries and pairs that could not be asked about, by reason.
+        quality: with intervals over queries.
     """
 
     data: str
     prompt: str
     negatives: str
+    n_excluded: dict[str, int]
     quality: JudgeQuality
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields for JSON."""
+        return {
+            "data": self.data, "prompt": self.prompt, "negatives": self.negatives, "n_excluded": self.n_excluded,
+            **self.quality.as_dict(),
+        }  # fmt: skip
 
 
 def evaluate_model(
@@ -48,17 +63,17 @@ def evaluate_model(
     Raises:
         InputError: model, sources or prompts cannot be used.
     """
-    templates = [PromptTemplate(**prompt_fields(prompt)) for prompt in prompts]
+    _templates(prompts)  # what is wrong with them is said before the model is loaded
     progress.stage(f"loading {config.model}")
     judge = load_model(config)
     progress.stage(f"judging {', '.join(sources)}")
-    return evaluate(judge, sources, templates, limit=config.pairs, seed=config.seed, progress=progress)
+    return evaluate(judge, sources, prompts, limit=config.pairs, seed=config.seed, progress=progress)
 
 
 def evaluate(
     judge: JudgeModel,
     sources: Sequence[str],
-    templates: Sequence[PromptTemplate],
+    prompts: Sequence[str],
     *,
     limit: int | None = None,
     seed: int = 0,
@@ -69,35 +84,63 @@ def evaluate(
     Args:
         judge: the model.
         sources: what `load_pairs` reads.
-        templates: prompts to ask with.
+        prompts: to ask with: names or YAML files.
         limit: at most so many queries of each source.
         seed: decides which negatives are drawn.
-        progress: is told how far it is, and of a kind of negatives that a source lacks; then only the other is judged.
+        progress: is told how far it is, of what cannot be asked about, and of a kind of negatives that a source lacks;
+            then only the other is judged.
 
     Raises:
-        InputError: a source cannot be read, or none of its pairs can be asked about.
+        InputError: a source cannot be read, none of its pairs can be asked about, or two sources or prompts have one
+            name.
     """
     progress = Silent() if progress is None else progress
-    results: list[Measured] = []
+    templates = _templates(prompts)
     all_loaded = [_both_kinds(source, limit, seed, progress) for source in sources]
+    names = [next(iter(loaded.values())).name for loaded in all_loaded]
+    if twice := next((name for n, name in enumerate(names) if name in names[:n]), None):
+        raise InputError(f"two sources are named {twice!r}; give their files different names")
     n_prompts = 2 * len(templates) * sum(len(pairs.pairs) for loaded in all_loaded for pairs in loaded.values())
     progress.start(n_prompts, float(n_prompts))
-    for source, loaded in zip(sources, all_loaded, strict=True):
-        name = next(iter(loaded.values())).name
-        for template in templates:
+    results: list[Measured] = []
+    for name, loaded in zip(names, all_loaded, strict=True):
+        for prompt, template in templates.items():
             renderer = PromptRenderer(judge.tokenizer, template)
-            frames = []
+            frames, excluded = [], []
             for kind, pairs in loaded.items():
-                aligned, _ = align_all(renderer, pairs.pairs)
+                aligned, exclusions = align_for(judge, renderer, pairs)
                 if not aligned:
-                    raise InputError(f"{source}: no pair can be aligned for {template.format} {template.order}")
+                    raise InputError(f"{name}: no pair can be asked about with {prompt}: {exclusions[0].detail}")
                 frame = verdict_frame(judge, aligned, lambda n: progress.advance(2 * n, 2.0 * n))
+                progress.advance(2 * len(exclusions), 2.0 * len(exclusions))
                 frames.append(frame.assign(pair_id=f"{kind}:" + frame["pair_id"]))
+                excluded.append(Counter([r.reason for r in pairs.refused] + [e.reason for e in exclusions]))
+                if exclusions:
+                    progress.warn(f"{name}, {prompt}: {len(exclusions)} pairs cannot be asked about and are left out")
             kinds = [*loaded, "both"] if len(loaded) > 1 else [*loaded]
-            for kind, frame in zip(kinds, (*frames, pd.concat(frames)), strict=False):
+            # Without a second kind, `zip` leaves the pooled frame out.
+            of_kinds = zip(kinds, (*frames, pd.concat(frames)), (*excluded, sum(excluded, Counter())), strict=False)
+            for kind, frame, reasons in of_kinds:
                 quality = judge_quality(frame, dict(zip(frame["pair_id"], frame["query_id"], strict=True)))
-                results.append(Measured(name, f"{template.format}-{template.order}", kind, quality))
+                results.append(Measured(name, prompt, kind, dict(reasons), quality))
     return results
+
+
+def query_texts(source: str) -> list[str]:
+    """The queries of a source that can be asked about.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    if not is_pair_file(source):
+        return list(load_collection(source).queries.values())
+    return [pair.query_text for pairs in _both_kinds(source, None, 0, Silent()).values() for pair in pairs.pairs]
+
+
+def _templates(prompts: Sequence[str]) -> dict[str, PromptTemplate]:
+    if twice := next((prompt for n, prompt in enumerate(prompts) if prompt in prompts[:n]), None):
+        raise InputError(f"prompt {twice!r} is given twice")
+    return {prompt: PromptTemplate(**prompt_fields(prompt)) for prompt in prompts}
 
 
 def _both_kinds(source: str, limit: int | None, seed: int, progress: Progress) -> dict[str, PairSet]:

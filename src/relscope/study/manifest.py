@@ -89,15 +89,19 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _environment(prepared: Prepared) -> dict[str, Any]:
-    device = prepared.judge.device
-    hardware = {"machine": platform.machine(), "processor": processor_name(), "device": str(device)}
+def hardware_names(device: torch.device) -> dict[str, str]:
+    """The processor, and the accelerator where there is one."""
+    names = {"machine": platform.machine(), "processor": _processor_name(), "device": str(device)}
     if device.type == "cuda":
-        hardware["accelerator"] = torch.cuda.get_device_name(device)
+        names["accelerator"] = torch.cuda.get_device_name(device)
+    return names
+
+
+def _environment(prepared: Prepared) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": package_versions(),
-        "hardware": hardware,
+        "hardware": hardware_names(prepared.judge.device),
         "threads": torch.get_num_threads(),
     }
 
@@ -114,7 +118,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def processor_name() -> str:
+def _processor_name() -> str:
     """The processor's name: on Linux from the kernel, where `platform` often knows nothing."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

@@ -123,10 +123,7 @@ def prepare_judge(config: StudyConfig, judge: JudgeModel, loaded: PairSet, progr
         )
     progress.stage(f"aligning {len(loaded.pairs)} pairs")
     renderer = PromptRenderer(judge.tokenizer, config.prompt)
-    aligned, exclusions = align_all(renderer, loaded.pairs)
-    too_long = _longer_than_context(judge, aligned)
-    aligned = [pair for pair in aligned if pair.pair_id not in too_long]
-    exclusions += [Exclusion(pair_id, "longer_than_context", detail) for pair_id, detail in too_long.items()]
+    aligned, exclusions = align_for(judge, renderer, loaded)
     if not aligned:
         reasons = sorted({exclusion.reason for exclusion in exclusions})
         raise InputError(
@@ -141,6 +138,16 @@ def render_prompts(config: StudyConfig, progress: Progress) -> tuple[list[Aligne
     loaded = load_data(config, progress)
     tokenizer = load_tokenizer(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
     return align_all(PromptRenderer(tokenizer, config.prompt), loaded.pairs)
+
+
+def align_for(
+    judge: JudgeModel, renderer: PromptRenderer, loaded: PairSet
+) -> tuple[list[AlignedPair], list[Exclusion]]:
+    """The pairs' prompts, and the pairs that cannot be aligned or are longer than what the model reads."""
+    aligned, exclusions = align_all(renderer, loaded.pairs)
+    too_long = _longer_than_context(judge, aligned)
+    exclusions += [Exclusion(pair_id, "longer_than_context", detail) for pair_id, detail in too_long.items()]
+    return [pair for pair in aligned if pair.pair_id not in too_long], exclusions
 
 
 def _longer_than_context(judge: JudgeModel, aligned: list[AlignedPair]) -> dict[str, str]:

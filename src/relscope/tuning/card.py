@@ -6,13 +6,15 @@ import dataclasses
 import datetime
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from relscope.results.files import write_whole
-from relscope.study import Measured, package_versions, processor_name
+from relscope.study import Measured, hardware_names, package_versions
 from relscope.tuning.config import TuneConfig
 from relscope.tuning.questions import SourceRecord
 from relscope.version import __version__
@@ -28,7 +30,7 @@ class Validated:
 
     Attributes:
         step: steps taken.
-        train_loss: mean loss since the point before.
+        train_loss: mean loss since the point before; None where no step had a prompt.
         loss: of the held-out groups.
         accuracy: share of right verdicts, yes being LD > 0.
         paired_accuracy: how often the relevant passage's LD is above another's of its group.
@@ -37,7 +39,7 @@ class Validated:
     """
 
     step: int
-    train_loss: float
+    train_loss: float | None
     loss: float
     accuracy: float
     paired_accuracy: float
@@ -53,9 +55,10 @@ def write_card(
     folder: Path,
     config: TuneConfig,
     records: Sequence[SourceRecord],
-    n_questions: tuple[int, int],
+    counts: Mapping[str, int],
     curve: Sequence[Validated],
     evaluations: tuple[Sequence[Measured], Sequence[Measured]],
+    device: torch.device,
 ) -> None:
     """Write `card.json` and `README.md`.
 
@@ -63,9 +66,11 @@ def write_card(
         folder: the adapter's.
         config: what it was tuned with.
         records: what each source gave.
-        n_questions: trained on, and judged at each validation.
+        counts: of questions trained on (`n_trained`) and judged at each validation (`n_held_out`), and of groups of
+            prompts that could not be rendered (`n_groups_refused`).
         curve: the learning curve; the weights are those of its lowest loss.
         evaluations: of the base and of the tuned judge; empty where none was asked for.
+        device: that it was trained on.
     """
     best = min(curve, key=lambda point: point.loss)
     content = {
@@ -79,26 +84,30 @@ def write_card(
                 "questions_limit": source.questions,
                 "depth": source.depth,
             }
-            for record, source in zip(records, config.data, strict=True)
+            for record, source in zip(records, config.data, strict=False)
         ],
-        "n_trained": n_questions[0],
-        "n_held_out": n_questions[1],
+        "validation_data": [dataclasses.asdict(record) for record in records[len(config.data) :]],
+        **counts,
+        "licence": config.licence,
         "validation": best.as_dict(),
+        "curve": [point.as_dict() for point in curve],
         "n_steps": curve[-1].step,
         "evaluation": {
-            name: [_as_dict(measured) for measured in results]
+            name: [measured.as_dict() for measured in results]
             for name, results in zip(("base", "tuned"), evaluations, strict=True)
         },
         "versions": {"relscope": __version__, "git": _git_description(), **package_versions()},
-        "hardware": processor_name(),
+        "hardware": hardware_names(device),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     write_whole(folder / CARD_NAME, text.encode())
     write_whole(folder / TEXT_NAME, _text(folder.resolve().name, content, evaluations).encode())
 
 
-def evaluation_table(before: Sequence[Measured], after: Sequence[Measured]) -> list[tuple[str, ...]]:
+def evaluation_table(
+    before: Sequence[Measured], after: Sequence[Measured], *, intervals_before: bool
+) -> list[tuple[str, ...]]:
     """A row for each data set, prompt and kind of negatives: its name, pairs, and each measure before and after."""
     base = {(m.data, m.prompt, m.negatives): m for m in before}
     rows = []
@@ -110,16 +119,21 @@ def evaluation_table(before: Sequence[Measured], after: Sequence[Measured]) -> l
                 cells.append("")
                 continue
             value = str(getattr(measured.quality, name))
-            cells.append(value if earlier is None else f"{getattr(earlier.quality, name).value:.2f} → {value}")
+            if earlier is not None:
+                estimate = getattr(earlier.quality, name)
+                value = f"{estimate if intervals_before else f'{estimate.value:.2f}'} → {value}"
+            cells.append(value)
         rows.append((measured.data, measured.prompt, measured.negatives, str(measured.quality.n), *cells))
     return rows
 
 
 def _text(name: str, content: dict[str, Any], evaluations: tuple[Sequence[Measured], Sequence[Measured]]) -> str:
     best = content["validation"]
-    lora = content["config"]["lora"]
+    lora, hardware = content["config"]["lora"], content["hardware"]
+    licence = [f"license: {content['licence']}"] if content["licence"] else []
     lines = [
-        "---", f"base_model: {content['base_model']}", "library_name: peft", "tags: [relevance, relscope]", "---", "",
+        "---", f"base_model: {content['base_model']}", "library_name: peft", *licence, "tags: [relevance, relscope]",
+        "---", "",
         f"# {name}", "",
         f"A LoRA adapter (rank {lora['rank']}, alpha {lora['alpha']:g}) that makes `{content['base_model']}` judge "
         "whether a document answers a query. Tuned with `relscope tune`; read it with `relscope run --model "
@@ -144,33 +158,29 @@ def _text(name: str, content: dict[str, Any], evaluations: tuple[Sequence[Measur
             "other's. Accuracy: yes if LD > 0. Consistency: swapping the documents swaps the verdict.", "",
             "| data | prompt | negatives | pairs | ROC AUC | paired accuracy | accuracy | consistency |",
             "| --- " * 8 + "|",
-            *("| " + " | ".join(row) + " |" for row in evaluation_table(*evaluations)), "",
+            *("| " + " | ".join(row) + " |" for row in evaluation_table(*evaluations, intervals_before=True)), "",
         ]  # fmt: skip
     versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items() if version)
     lines += [
         "## How it was made", "",
-        f"{versions}; {content['hardware']}; {content['created']}. All settings: `{CARD_NAME}`.", "",
+        f"{versions}; {hardware.get('accelerator', hardware['processor'])}; {content['created']}. All settings: "
+        f"`{CARD_NAME}`.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def _as_dict(measured: Measured) -> dict[str, Any]:
-    return {
-        "data": measured.data, "prompt": measured.prompt, "negatives": measured.negatives, **measured.quality.as_dict(),
-    }  # fmt: skip
-
-
 def _git_description() -> str | None:
     """What git calls the code that ran, where it runs from a checkout."""
+    # An installed package may lie in somebody else's repository, which does not hold this file.
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return _git("describe", "--always", "--dirty", "--tags")
+
+
+def _git(*command: str) -> str | None:
+    here = Path(__file__).parent
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--tags"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
+        done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,6 +1,6 @@
 """How is a judge tuned? One frozen configuration, from YAML or from Python, that decides every weight.
 
-Defaults are those that the bundled adapter was found with: see `examples/smoljudge.yaml`.
+An example: `examples/smoljudge/tune.yaml`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,9 @@ class Optimisation(_Section):
 class Validation(_Section):
     """How it is seen whether the judge still gets better on queries it is not trained on."""
 
+    data: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else tuple(v))] = ()
+    """Sources of their own to validate with, instead of a share of the training questions: how well a judge generalises
+    is seen better on data of another kind."""
     share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the queries that are held out of training."""
     questions: int = Field(default=120, ge=1, strict=True)
@@ -136,6 +139,8 @@ class TuneConfig(_Section):
     optimisation: Optimisation = Optimisation()
     validation: Validation = Validation()
     evaluation: Evaluation = Evaluation()
+    licence: str | None = None
+    """The adapter's own, for the card."""
     seed: int = Field(default=0, ge=0, strict=True)
 
     def __init__(self, /, **fields: Any) -> None:
@@ -167,7 +172,7 @@ class TuneConfig(_Section):
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights, as plain JSON values: a checkpoint is only continued with the same."""
-        return self.model_dump(mode="json", exclude={"device", "evaluation"}) | {
+        return self.model_dump(mode="json", exclude={"device", "evaluation", "licence"}) | {
             "templates": [template.model_dump(mode="json") for template, _ in self.templates()]
         }
 

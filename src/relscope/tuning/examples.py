@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from relscope.errors import InputError
 from relscope.prompts import PartError, PromptRenderer
 from relscope.tuning.config import Mix
-from relscope.tuning.questions import Question
+from relscope.tuning.questions import Question, as_typed
 
 _WORD = re.compile(r"\S+")
 _HARD_SHARE = 3.0
@@ -64,6 +64,8 @@ class ExampleMaker:
         self._answers: dict[int, tuple[int, int]] = {}
         self.n_refused = 0
         """Groups that could not be rendered (a passage holds control tokens, say)."""
+        self.n_substituted = 0
+        """Random negatives that stand in for hard ones that a question does not have."""
 
     def group(self, question: Question, epoch: int) -> list[Example]:
         """The examples of one question in one epoch; empty if a text cannot be rendered, which is counted."""
@@ -105,8 +107,9 @@ class ExampleMaker:
             n_hard = int(draw.random() * (n_hard + n_random) < n_hard)
             n_random = 1 - n_hard
         hard = draw.sample(question.hard_negative_texts, min(n_hard, len(question.hard_negative_texts)))
+        self.n_substituted += n_hard - len(hard)
         n_random += n_hard - len(hard)
-        taken = {question.positive_text, *question.hard_negative_texts}
+        taken = {question.positive_text, *question.hard_negative_texts, *question.relevant_texts}
         passages = self._passages[question.source]
         others: list[str] = []
         for _ in range(100):
@@ -117,11 +120,6 @@ class ExampleMaker:
                 others.append(text)
                 taken.add(text)
         raise InputError(f"data: {question.source} has too few different passages to draw random negatives from")
-
-
-def as_typed(query_text: str) -> str:
-    """A question as it is typed into a search box: lower case, without the final mark."""
-    return query_text.lower().rstrip(" ?.!") or query_text
 
 
 def _cut(text: str, max_words: int) -> str:

@@ -1,7 +1,7 @@
 """Which questions is a judge tuned on, and which are held out?
 
 A training question is a query with a relevant passage and hard negatives; its random negatives are drawn from the
-passages of other questions. Everything that `load_pairs` reads can be trained on.
+passages of other questions, less what is relevant to it. Everything that `load_pairs` reads can be trained on.
 """
 
 from __future__ import annotations
@@ -10,19 +10,30 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relscope.data import NegativeSampling, RelevancePair, load_pairs
+from relscope.data import (
+    NegativeSampling,
+    RelevancePair,
+    is_pair_file,
+    load_collection,
+    load_pairs,
+    pairs_from_collection,
+)
 from relscope.errors import InputError
 
 
 @dataclass(frozen=True)
 class Question:
-    """A query with its relevant passage and at least one hard negative."""
+    """A query with its relevant passage and hard negatives.
+
+    `relevant_texts` are all passages of the source that are known to be relevant: never a random negative.
+    """
 
     question_id: str
     source: str
     query_text: str
     positive_text: str
     hard_negative_texts: tuple[str, ...]
+    relevant_texts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ def read_questions(
 
     Args:
         source: what `load_pairs` reads.
-        hard_negatives: at most so many for a question.
+        hard_negatives: at most so many for a question; with 0, random negatives alone are asked of the source.
         depth: hard negatives of a collection are drawn from so many top documents of BM25.
         seed: decides the draws.
         limit: at most so many questions, spread evenly over the source.
@@ -53,27 +64,48 @@ def read_questions(
     Raises:
         InputError: the source cannot be read or has no usable pair.
     """
-    sampling = NegativeSampling(kind="hard", per_query=hard_negatives, seed=seed, depth=max(depth, hard_negatives))
-    loaded = load_pairs(source, negatives=sampling)
+    per_query = max(1, hard_negatives)
+    sampling = NegativeSampling(
+        kind="hard" if hard_negatives else "random", per_query=per_query, seed=seed, depth=max(depth, per_query)
+    )
+    judged_relevant: dict[str, set[str]] = {}
+    if is_pair_file(source):
+        loaded = load_pairs(source, negatives=sampling)
+    else:
+        collection = load_collection(source)
+        loaded = pairs_from_collection(collection, negatives=sampling)
+        judged_relevant = {
+            query_id: {collection.documents[doc_id] for doc_id, grade in grades.items()
+                       if grade > 0 and doc_id in collection.documents}
+            for query_id, grades in collection.qrels.items()
+        }  # fmt: skip
     negatives: dict[str, list[str]] = {}
     first: dict[str, RelevancePair] = {}
+    of_query: dict[str, set[str]] = {}
     for pair in loaded.pairs:
         first.setdefault(pair.query_id, pair)
-        negatives.setdefault(pair.query_id, []).append(pair.negative_text)
+        negatives.setdefault(pair.query_id, []).extend([pair.negative_text] if hard_negatives else [])
+        of_query.setdefault(as_typed(pair.query_text), set()).add(pair.positive_text)
     questions = [
         Question(
-            f"{loaded.name}:{query_id}", loaded.name, pair.query_text, pair.positive_text, tuple(negatives[query_id])
+            f"{loaded.name}:{query_id}", loaded.name, pair.query_text, pair.positive_text, tuple(negatives[query_id]),
+            frozenset(of_query[as_typed(pair.query_text)] | judged_relevant.get(query_id, set())),
         )
         for query_id, pair in first.items()
-    ]
+    ]  # fmt: skip
     if limit is not None and limit < len(questions):
         questions = [questions[len(questions) * i // limit] for i in range(limit)]
     refused = [refusal for refusal in loaded.refused if refusal.reason != "too_few_negatives"]
     return questions, SourceRecord(loaded.name, len(questions), len(refused), loaded.sha256)
 
 
+def as_typed(query_text: str) -> str:
+    """A question as it is typed into a search box: lower case, without the final mark."""
+    return query_text.lower().rstrip(" ?.!") or query_text
+
+
 def hold_out(questions: Sequence[Question], share: float, seed: int) -> tuple[list[Question], list[Question]]:
-    """Split into (train, held out) by the query's text: equal queries are never on both sides.
+    """Split into (train, held out): queries that are equal, as typed into a search box, are never on both sides.
 
     A question's side depends on its query and the seed alone, so more data moves no question to the other side.
 
@@ -93,6 +125,6 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> tuple[li
 
 
 def _draw(seed: int, text: str) -> float:
-    """A number in [0, 1) that is drawn by the seed and the words of a text."""
-    words = " ".join(text.lower().split())
+    """A number in [0, 1) that is drawn by the seed and the words of a query, however it is written."""
+    words = " ".join(as_typed(text).split())
     return int.from_bytes(hashlib.sha256(f"{seed}\n{words}".encode()).digest()[:8]) / 2**64

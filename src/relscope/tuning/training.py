@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from relscope.errors import InputError
 from relscope.models import TunableJudge
 from relscope.tuning.config import Optimisation
 from relscope.tuning.examples import Example, ExampleMaker
@@ -84,6 +85,8 @@ class Trainer:
         self.loss = Loss(how.pairwise_weight, how.answer_weight, how.label_smoothing)
         # In bf16 a step is smaller than the weights' rounding: it is taken on float32 copies.
         self._masters = [w.detach().float().clone().requires_grad_() for w in tunable.weights]
+        self.n_steps = 0
+        """Steps taken."""
         self.between_updates = True
         """False while weights are being moved: what an interruption leaves then is no state to go on from."""
         self._optimizer = torch.optim.AdamW(self._masters, lr=0.0, weight_decay=how.weight_decay, betas=(0.9, 0.99))
@@ -93,8 +96,13 @@ class Trainer:
         """Steps until every question was read once."""
         return -(-len(self._questions) // self._how.questions_per_step)
 
-    def step(self, number: int, rate: float) -> float:
-        """Take one training step at a learning rate, and return its loss."""
+    def step(self, rate: float) -> float | None:
+        """Take one training step at a learning rate, and return its loss; None if no prompt could be rendered.
+
+        Raises:
+            InputError: the loss is not a number.
+        """
+        number = self.n_steps
         epoch, place = divmod(number, self.steps_per_epoch)
         order = list(range(len(self._questions)))
         random.Random(f"{self._seed}:order:{epoch}").shuffle(order)
@@ -102,7 +110,8 @@ class Trainer:
         chosen = order[place * size : (place + 1) * size]
         groups = [group for i in chosen if (group := self._maker.group(self._questions[i], epoch))]
         if not groups:
-            return math.nan
+            self.n_steps += 1
+            return None
         torch.manual_seed(self._seed + number)  # of dropout
         examples = [example for group in groups for example in group]
         with self._tunable.training():
@@ -110,17 +119,26 @@ class Trainer:
                 [e.ids for e in examples], [e.answer_ids for e in examples], self._how.tokens_per_batch
             )
             loss = self.loss.of(groups, *readout)
+            if not torch.isfinite(loss):
+                raise InputError(
+                    f"the loss is not a number any more at step {number + 1}; lower optimisation.learning_rate"
+                )
             loss.backward()
         self._update(rate)
         return float(loss.detach())
 
     def state(self) -> dict[str, Any]:
         """Everything that changes while training."""
-        return {"weights": [master.detach() for master in self._masters], "optimizer": self._optimizer.state_dict()}
+        return {
+            "n_steps": self.n_steps,
+            "weights": [master.detach() for master in self._masters],
+            "optimizer": self._optimizer.state_dict(),
+        }
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
+        self.n_steps = state["n_steps"]
         for master, saved in zip(self._masters, state["weights"], strict=True):
             master.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
@@ -136,6 +154,7 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.step()
         self._to_model()
+        self.n_steps += 1
         self.between_updates = True
 
     @torch.no_grad()
