@@ -9,7 +9,9 @@ user's cache. Untuned, a model this small judges relevance at chance: it is ther
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -147,7 +149,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**place)
-    model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    # Its progress bar takes no options; it draws on what is standard error when it begins.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
     # `save_pretrained` of the model refuses what was read from GGUF; its weights are dense by now.
