@@ -15,6 +15,8 @@ import transformers as hf
 from relscope.models import JudgeModel, ModelIdentity
 
 N_LAYERS, N_HEADS, N_KV_HEADS, D_MODEL = 4, 4, 2, 32
+# Components that hooks on modules can reach.
+MODULE_COMPONENTS = ("resid_pre", "attn_out", "mlp_out", "resid_post", "z")
 # Shorter than any test prompt, so that windows cut something off.
 WINDOW = 16
 

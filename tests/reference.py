@@ -75,15 +75,15 @@ class Reference:
         """What a component computes on a prompt, [pos, width]."""
         seen: list[Tensor] = []
 
-        def keep_input(_module: Any, args: Any) -> None:
-            seen.append(args[0][0].clone())
+        def keep_input(_module: Any, args: Any, kwargs: Any) -> None:
+            seen.append((args[0] if args else kwargs["hidden_states"])[0].clone())
 
         def keep_output(_module: Any, _args: Any, output: Any) -> None:
             seen.append(_main(output)[0].clone())
 
         module = self._module(component, layer)
-        if component == "z":
-            handle = module.register_forward_pre_hook(keep_input)
+        if component in ("z", "resid_pre"):
+            handle = module.register_forward_pre_hook(keep_input, with_kwargs=True)
         else:
             handle = module.register_forward_hook(keep_output)
         self.logit_diff(ids, (0, 1))
@@ -101,6 +101,15 @@ class Reference:
         values: Tensor,
     ) -> float:
         """LD of a prompt in which a component has `values` [pos, width] at the positions."""
+        handle = self.hook(component, layer, head, positions, values)
+        value = self.logit_diff(ids, answer_ids)
+        handle.remove()
+        return value
+
+    def hook(
+        self, component: str, layer: int, head: int | None, positions: Iterable[int], values: Tensor
+    ) -> torch.utils.hooks.RemovableHandle:
+        """Replace a component until the handle is removed."""
         module = self._module(component, layer)
 
         def replace(activation: Tensor) -> Tensor:
@@ -118,13 +127,16 @@ class Reference:
             changed = replace(_main(output))
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
+        def replace_read(_module: Any, args: Any, kwargs: Any) -> Any:
+            if args:
+                return (replace(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": replace(kwargs["hidden_states"])}
+
         if component == "z":
-            handle = module.register_forward_pre_hook(replace_input)
-        else:
-            handle = module.register_forward_hook(replace_output)
-        value = self.logit_diff(ids, answer_ids)
-        handle.remove()
-        return value
+            return module.register_forward_pre_hook(replace_input)
+        if component == "resid_pre":
+            return module.register_forward_pre_hook(replace_read, with_kwargs=True)
+        return module.register_forward_hook(replace_output)
 
     def sweep(self, pair: Any, sites: Sequence[Any], direction: str) -> Tensor:
         """LD of a pair's base run for each site patched alone, float64; regions are the base prompt's."""
@@ -143,6 +155,7 @@ class Reference:
         names = {
             "attn_out": self.names.attn_out,
             "mlp_out": self.names.mlp_out,
+            "resid_pre": self.names.layer,
             "resid_post": self.names.layer,
             "z": self.names.z,
         }

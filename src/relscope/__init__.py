@@ -12,7 +12,7 @@ from relscope.version import __version__
 if TYPE_CHECKING:
     from relscope.analysis import judge_quality, site_effects, top_heads
     from relscope.data import load_collection, load_pairs
-    from relscope.interventions import Site, Transfer, all_sites, patch_pair, transfer_pair
+    from relscope.interventions import Joint, Site, Transfer, all_sites, patch_pair, transfer_pair
     from relscope.models import check_contract, load_judge, load_judges
     from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
     from relscope.report import build_comparison_report, build_report
@@ -26,6 +26,7 @@ _ROOM_OF = {
     "top_heads": "analysis",
     "load_collection": "data",
     "load_pairs": "data",
+    "Joint": "interventions",
     "Site": "interventions",
     "all_sites": "interventions",
     "Transfer": "interventions",
@@ -52,6 +53,7 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "Joint",
     "PromptRenderer",
     "PromptTemplate",
     "Site",

@@ -9,9 +9,9 @@ import torch
 import transformers
 
 from example_pairs import aligned
-from families import as_judge, from_config, tiny_judge
+from families import MODULE_COMPONENTS, as_judge, from_config, tiny_judge
 from relscope.errors import InputError
-from relscope.interventions import COMPONENTS, all_sites, patch_pair, wavefront
+from relscope.interventions import all_sites, patch_pair, wavefront
 from relscope.models import JudgeModel
 
 
@@ -26,7 +26,7 @@ def granite(tokenizer: Any, **scaling: float) -> JudgeModel:
 
 def test_a_scaled_residual_is_patched_the_plain_way_with_a_warning(tiny_tokenizer: Any) -> None:
     judge, pair = granite(tiny_tokenizer, residual_multiplier=0.3), aligned(tiny_tokenizer)
-    sites = all_sites(COMPONENTS, ["document", "last"], 3, 4)[::5]
+    sites = all_sites(MODULE_COMPONENTS, ["document", "last"], 3, 4)[::5]
     with pytest.warns(UserWarning, match=r"residual sum.*each patch takes a full forward pass"):
         found = patch_pair(judge, pair, sites)
     plain = patch_pair(judge, pair, sites, restart=False)
@@ -53,16 +53,15 @@ def test_heads_that_join_a_layer_go_through_it_in_chunks(tiny_tokenizer: Any, mo
     sites = all_sites(["z"], ["document"], judge.shape.n_layers, judge.shape.n_heads)
     whole = patch_pair(judge, pair, sites)
     n_rows: list[int] = []
-    rows_of = wavefront._patched_rows
+    advance = JudgeModel.advance
 
-    def counted(*arguments: Any) -> torch.Tensor:
-        rows = rows_of(*arguments)
-        n_rows.append(rows.shape[0] * rows.shape[1])
-        return rows
+    def counted(self: JudgeModel, layer: int, pieces: Any, joining: Any, **options: Any) -> Any:
+        n_rows.append(sum(len(unit.z) for unit in joining))
+        return advance(self, layer, pieces, joining, **options)
 
     n_positions = len(pair.clean.region("document"))
     monkeypatch.setattr(wavefront, "ROWS_PER_CHUNK", 2 * n_positions)
-    monkeypatch.setattr(wavefront, "_patched_rows", counted)
+    monkeypatch.setattr(JudgeModel, "advance", counted)
     chunked = patch_pair(judge, pair, sites)
     assert max(n_rows) <= 2 * n_positions
     # The same products in other batches: rounding of float32 sums.

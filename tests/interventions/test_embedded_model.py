@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from example_pairs import aligned
+from families import MODULE_COMPONENTS
 from reference import Reference
-from relscope.interventions import COMPONENTS, all_sites, patch_pair
+from relscope.interventions import all_sites, patch_pair
 
 pytestmark = pytest.mark.embedded
 
@@ -35,9 +36,9 @@ def test_patches_equal_full_passes(
     regions = ["query", "document", "instruction", "last", "all", "other", "document.last", "query.first"]
     sites = [
         site
-        for component in COMPONENTS
+        for component in MODULE_COMPONENTS
         for site in random.Random(component).sample(
-            all_sites([component], regions, shape.n_layers, shape.n_heads), N_SITES // len(COMPONENTS)
+            all_sites([component], regions, shape.n_layers, shape.n_heads), N_SITES // len(MODULE_COMPONENTS)
         )
     ]
     found = patch_pair(embedded_judge, pair, sites, direction=direction)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from example_pairs import aligned
-from families import CONFIGS, N_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
+from families import CONFIGS, MODULE_COMPONENTS, N_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
 from reference import Reference
-from relscope.interventions import COMPONENTS, Site, all_sites, patch_pair
+from relscope.interventions import Site, all_sites, patch_pair
 from relscope.models import JudgeModel, check_contract
 from relscope.prompts import REGIONS
 
@@ -54,7 +54,7 @@ def test_pointwise_patches_equal_full_passes(
     judge: JudgeModel, reference: Reference, tiny_tokenizer: Any, direction: str
 ) -> None:
     pair = aligned(tiny_tokenizer)
-    sites = all_sites(COMPONENTS, POINTWISE[direction], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, POINTWISE[direction], N_LAYERS, N_HEADS)
     assert largest_error(judge, reference, pair, sites, direction=direction) <= TOLERANCE
 
 
@@ -63,7 +63,7 @@ def test_pairwise_patches_equal_full_passes(
     judge: JudgeModel, reference: Reference, tiny_tokenizer: Any, direction: str
 ) -> None:
     pair = aligned(tiny_tokenizer, format="pairwise")
-    sites = all_sites(COMPONENTS, PAIRWISE[direction], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, PAIRWISE[direction], N_LAYERS, N_HEADS)
     assert largest_error(judge, reference, pair, sites, direction=direction) <= TOLERANCE
 
 
@@ -75,13 +75,13 @@ def test_a_ragged_pair_in_other_orders_equals_full_passes(
     # Cut to the shorter document, and the documents' first tokens are the same in both.
     assert pair.n_cut_tokens > 20
     assert pair.differing[0] > pair.clean.region("document")[0]
-    sites = all_sites(COMPONENTS, ["document", "instruction", "other"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "instruction", "other"], N_LAYERS, N_HEADS)
     assert largest_error(judge, reference, pair, sites) <= TOLERANCE
 
 
 def test_the_plain_way_equals_full_passes(judge: JudgeModel, reference: Reference, tiny_tokenizer: Any) -> None:
     pair = aligned(tiny_tokenizer, format="pairwise")
-    sites = all_sites(COMPONENTS, ["document_b", "last"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document_b", "last"], N_LAYERS, N_HEADS)
     assert largest_error(judge, reference, pair, sites, restart=False) <= TOLERANCE
 
 
@@ -108,7 +108,7 @@ def test_attention_that_cannot_be_restarted_is_patched_by_full_passes(tiny_token
     contract.require_patching("gpt_oss")
 
     pair = aligned(tiny_tokenizer)
-    sites = all_sites(COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
     assert largest_error(judge, Reference(judge.model, "gpt_oss"), pair, sites, restart=False) <= TOLERANCE
 
 
@@ -122,7 +122,7 @@ def test_bfloat16_restarts_agree_with_full_passes_to_its_own_precision(tiny_toke
     judge = as_judge(tiny_judge("llama", tiny_tokenizer).model.to(torch.bfloat16))
     assert check_contract(judge).restartable
     pair = aligned(tiny_tokenizer)
-    sites = all_sites(COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
     fast, slow = patch_pair(judge, pair, sites), patch_pair(judge, pair, sites, restart=False)
     # 8 bits of mantissa: each layer rounds its residual by up to 0.4 %, of LD of order 1.
     assert (fast.ld_patched - slow.ld_patched).abs().max() < 0.1

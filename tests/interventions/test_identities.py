@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from example_pairs import aligned
-from families import FAMILIES, N_HEADS, N_LAYERS, tiny_judge
+from families import FAMILIES, MODULE_COMPONENTS, N_HEADS, N_LAYERS, tiny_judge
 from relscope.errors import InputError
-from relscope.interventions import COMPONENTS, Site, all_sites, patch_pair, wavefront
-from relscope.models import JudgeModel
+from relscope.interventions import Site, all_sites, patch_pair, patching, wavefront
+from relscope.interventions.placing import PlacedPatch
+from relscope.models import JudgeModel, Replacement
 from relscope.models.recording import RecordedRun
 from relscope.prompts import AlignedPair
 
@@ -39,7 +40,7 @@ def test_sites_before_the_first_differing_token_give_exactly_the_base_verdict(
 ) -> None:
     regions = ["query", "document.first"]
     assert pair.differing[0] > max(position for region in regions for position in pair.clean.region(region))
-    sites = all_sites(COMPONENTS, regions, N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, regions, N_LAYERS, N_HEADS)
     result = patch_pair(judge, pair, sites, direction=direction, restart=restart)
     base = result.ld_corrupted if direction == "denoise" else result.ld_clean
     assert (result.ld_patched == base).all()
@@ -64,7 +65,7 @@ def test_the_whole_residual_of_any_layer_gives_the_source_verdict(judge: JudgeMo
 
 
 def test_results_follow_the_order_of_the_sites(judge: JudgeModel, pair: AlignedPair) -> None:
-    sites = all_sites(COMPONENTS, ["document", "last", "all", "query"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "last", "all", "query"], N_LAYERS, N_HEADS)
     result = patch_pair(judge, pair, sites)
     shuffled = torch.randperm(len(sites), generator=torch.Generator().manual_seed(0)).tolist()
     again = patch_pair(judge, pair, [sites[n] for n in shuffled])
@@ -84,34 +85,48 @@ def test_no_sites_are_no_values(judge: JudgeModel, pair: AlignedPair) -> None:
 
 
 def test_tiny_memory_changes_no_value(judge: JudgeModel, pair: AlignedPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    sites = all_sites(COMPONENTS, ["document", "instruction", "all"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "instruction", "all"], N_LAYERS, N_HEADS)
     whole = patch_pair(judge, pair, sites)
     widths = []
-    real = JudgeModel.recompute_layer
+    real = JudgeModel.advance
 
-    def watched(self: JudgeModel, layer: int, resid_pre: Any, *rest: Any, **options: Any) -> Any:
-        widths.append(resid_pre.shape[0])
-        return real(self, layer, resid_pre, *rest, **options)
+    def watched(self: JudgeModel, layer: int, pieces: Any, joining: Any, **options: Any) -> Any:
+        widths.append(sum(len(piece.resid_pre) for piece in pieces) + len(joining))
+        return real(self, layer, pieces, joining, **options)
 
-    monkeypatch.setattr(JudgeModel, "recompute_layer", watched)
+    monkeypatch.setattr(JudgeModel, "advance", watched)
     one_by_one = patch_pair(judge, pair, sites, memory_bytes=1)
     assert set(widths) == {1}
     # Other batch sizes let the matrix products add in another order: rounding of an LD of order 1.
     assert (one_by_one.ld_patched - whole.ld_patched).abs().max() < 1e-5
 
 
-def test_memory_bounds_the_items_in_flight(judge: JudgeModel) -> None:
-    # 10 positions of 32 float32 values are 1280 bytes an item.
-    assert wavefront.items_that_fit(judge, 10, 5 * 1280) == 5
-    assert wavefront.items_that_fit(judge, 10, 5 * 1280 - 1) == 4
-    assert wavefront.items_that_fit(judge, 10, 0) == 1
+@pytest.mark.parametrize(
+    ("memory", "wanted"),
+    [
+        (5 * 1280 + 2 * 640, [[5, 2]]),
+        (5 * 1280 + 2 * 640 - 1, [[5, 1], [1]]),
+        (5 * 1280, [[5], [2]]),
+        (1280, [*[[1]] * 5, [2]]),
+        (0, [[1]] * 7),
+    ],
+)
+def test_memory_bounds_the_items_in_flight(judge: JudgeModel, memory: int, wanted: list[list[int]]) -> None:
+    # 10 positions of 32 float32 values are 1280 bytes an item, 5 positions half of it.
+    def placed(position: int, layer: int) -> PlacedPatch:
+        return PlacedPatch(Site("resid_post", layer, "last"), (Replacement("resid_post", layer, None, (position,)),))
+
+    items = [placed(30, layer) for layer in range(5)] + [placed(35, layer) for layer in range(2)]
+    batches = list(patching._batches(items, 40, judge, memory))
+    assert [[len(group) for group in batch] for batch in batches] == wanted
+    assert sorted(number for batch in batches for group in batch for number in group) == list(range(7))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100])
 def test_chunks_of_any_size_give_the_same_values(
     judge: JudgeModel, pair: AlignedPair, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    sites = all_sites(COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
     whole = patch_pair(judge, pair, sites)
     monkeypatch.setattr(wavefront, "ROWS_PER_CHUNK", rows)
     chunked = patch_pair(judge, pair, sites)
@@ -134,7 +149,9 @@ def test_recorded_activations_are_untouched_by_a_sweep(
         return run
 
     monkeypatch.setattr(JudgeModel, "record", kept)
-    patch_pair(judge, pair, all_sites(COMPONENTS, ["all", "document", "last"], N_LAYERS, N_HEADS), restart=restart)
+    patch_pair(
+        judge, pair, all_sites(MODULE_COMPONENTS, ["all", "document", "last"], N_LAYERS, N_HEADS), restart=restart
+    )
     assert len(runs) == 2
     for run, then in zip(runs, before, strict=True):
         for name, value in then.items():
@@ -144,7 +161,7 @@ def test_recorded_activations_are_untouched_by_a_sweep(
 @pytest.mark.parametrize("restart", [True, False])
 def test_hooks_and_attention_are_as_before_a_sweep(judge: JudgeModel, pair: AlignedPair, restart: bool) -> None:
     before = n_hooks(judge), judge.config._attn_implementation, judge.model.config._attn_implementation
-    patch_pair(judge, pair, all_sites(COMPONENTS, ["document"], N_LAYERS, N_HEADS), restart=restart)
+    patch_pair(judge, pair, all_sites(MODULE_COMPONENTS, ["document"], N_LAYERS, N_HEADS), restart=restart)
     assert (n_hooks(judge), judge.config._attn_implementation, judge.model.config._attn_implementation) == before
 
 
@@ -167,7 +184,7 @@ def test_hooks_and_attention_are_as_before_a_sweep_that_failed(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(broken, "forward", fails_the_fifth_time)
-    sites = all_sites(COMPONENTS, ["document", "last", "instruction"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "last", "instruction"], N_LAYERS, N_HEADS)
 
     def three_sweeps() -> None:  # the final norm does not run five times in one that restarts
         for _ in range(3):
@@ -180,8 +197,8 @@ def test_hooks_and_attention_are_as_before_a_sweep_that_failed(
 
 def test_the_model_answers_as_before_after_a_sweep(judge: JudgeModel, pair: AlignedPair) -> None:
     before = judge.next_token_probabilities(pair.clean.ids)
-    patch_pair(judge, pair, all_sites(COMPONENTS, ["document"], N_LAYERS, N_HEADS))
-    patch_pair(judge, pair, all_sites(COMPONENTS, ["last"], N_LAYERS, N_HEADS), restart=False)
+    patch_pair(judge, pair, all_sites(MODULE_COMPONENTS, ["document"], N_LAYERS, N_HEADS))
+    patch_pair(judge, pair, all_sites(MODULE_COMPONENTS, ["last"], N_LAYERS, N_HEADS), restart=False)
     assert torch.equal(judge.next_token_probabilities(pair.clean.ids), before)
 
 

@@ -13,11 +13,10 @@ from test_contract_is_asked import granite
 from torch.utils.flop_counter import FlopCounterMode
 
 from example_pairs import aligned
-from families import N_HEADS, N_LAYERS, as_judge, draw_weights, from_config, tiny_judge, tiny_model
+from families import MODULE_COMPONENTS, N_HEADS, N_LAYERS, as_judge, draw_weights, from_config, tiny_judge, tiny_model
 from reference import Reference
 from relscope.errors import InputError
 from relscope.interventions import (
-    COMPONENTS,
     DEFAULT_MEMORY_BYTES,
     Site,
     Transfer,
@@ -74,7 +73,7 @@ def test_transfers_equal_full_passes_with_hooks(
     models: Transfer, references: Any, tiny_tokenizer: Any, template: dict[str, Any], prompt: Any, regions: list[str]
 ) -> None:
     pair = aligned(tiny_tokenizer, **template)
-    sites = all_sites(COMPONENTS, regions, N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, regions, N_LAYERS, N_HEADS)
     found = transfer_pair(models, pair, sites, prompt=prompt)
     wanted = slowly(*references, pair, sites, prompt)
     # The comparison says little unless transfers move the verdict, and by different amounts.
@@ -88,14 +87,14 @@ def test_transfers_equal_full_passes_with_hooks(
 
 def test_the_plain_way_equals_full_passes_with_hooks(models: Transfer, references: Any, tiny_tokenizer: Any) -> None:
     pair = aligned(tiny_tokenizer)
-    sites = all_sites(COMPONENTS, ["query", "last"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["query", "last"], N_LAYERS, N_HEADS)
     found = transfer_pair(models, pair, sites, prompt="corrupted", restart=False)
     assert (found.ld_patched - slowly(*references, pair, sites, "corrupted")).abs().max() <= TOLERANCE
 
 
 def test_a_donor_that_is_the_receiver_changes_nothing(models: Transfer, tiny_tokenizer: Any) -> None:
     pair = aligned(tiny_tokenizer)
-    sites = all_sites(COMPONENTS, REGIONS, N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, REGIONS, N_LAYERS, N_HEADS)
     found = transfer_pair(Transfer(models.receiver, models.receiver), pair, sites, prompt="clean")
     assert found.ld_clean == found.ld_corrupted
     # The suffix is computed again in another batch: rounding of an LD of order 1.
@@ -150,7 +149,7 @@ def test_both_directions_are_each_other_with_the_roles_exchanged(llamas: Transfe
 
 def test_little_memory_changes_no_value_and_every_site_is_reported(llamas: Transfer, tiny_tokenizer: Any) -> None:
     pair = aligned(tiny_tokenizer)
-    sites = all_sites(COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
     whole = transfer_pair(llamas, pair, sites, prompt="clean")
     told: list[Site] = []
     one_by_one = transfer_pair(llamas, pair, sites, prompt="clean", memory_bytes=1, on_group=told.extend)
@@ -162,7 +161,7 @@ def test_little_memory_changes_no_value_and_every_site_is_reported(llamas: Trans
 @pytest.mark.parametrize("region", ["query", "last", "all"])
 def test_operations_are_those_that_torch_counts(llamas: Transfer, tiny_tokenizer: Any, region: str) -> None:
     pair = aligned(tiny_tokenizer)
-    sites = all_sites(COMPONENTS, [region], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, [region], N_LAYERS, N_HEADS)
     cost = transfer_cost(llamas.receiver, pair, sites, restart=True, memory_limit=DEFAULT_MEMORY_BYTES)
     with FlopCounterMode(display=False) as counter:
         transfer_pair(llamas, pair, sites, prompt="clean", restart=True)
@@ -174,7 +173,7 @@ def test_operations_are_those_that_torch_counts(llamas: Transfer, tiny_tokenizer
 def test_models_that_cannot_be_restarted_are_patched_the_plain_way_with_a_warning(tiny_tokenizer: Any) -> None:
     receiver = granite(tiny_tokenizer, residual_multiplier=0.3)
     transfer = Transfer(receiver, as_judge(from_config(receiver.model.config, seed=1), tiny_tokenizer))
-    pair, sites = aligned(tiny_tokenizer), all_sites(COMPONENTS, ["last"], 3, N_HEADS)
+    pair, sites = aligned(tiny_tokenizer), all_sites(MODULE_COMPONENTS, ["last"], 3, N_HEADS)
     with pytest.warns(UserWarning, match=r"residual sum.*each patch takes a full forward pass"):
         found = transfer_pair(transfer, pair, sites, prompt="clean")
     plain = transfer_pair(transfer, pair, sites, prompt="clean", restart=False)

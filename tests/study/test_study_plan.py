@@ -15,13 +15,15 @@ from tiny_study import N_HEADS, N_LAYERS, Told, tiny_config
 # The tiny model: d_model 32, 4 heads of 8, 2 key/value heads, MLP of 48. Two operations for each weight.
 MLP = 2 * 3 * 32 * 48
 OUT_PROJ = 2 * 32 * 32
-ATTENTION = 2 * (32 * 32 + 2 * 32 * 16) + OUT_PROJ
+Q_PROJ = 2 * 32 * 32
+ATTENTION = Q_PROJ + 2 * 2 * 32 * 16 + OUT_PROJ
+ATTENDED = 2 * 2 * 4 * 8  # for each source: q k and pattern v, for each head
 GIB = 1 << 30
 
 
 def row(n_sources: int) -> int:
     """Operations of one position through one layer: weights, then q k and pattern v, for each source and head."""
-    return MLP + ATTENTION + 2 * 2 * 4 * 8 * n_sources
+    return MLP + ATTENTION + ATTENDED * n_sources
 
 
 def positions_from_the_difference_on(pair: AlignedPair, region: str) -> list[int]:
@@ -50,9 +52,10 @@ def test_operations_of_a_head_at_the_query_by_hand(prepared: Prepared) -> None:
     query = pair.clean.region("query")
     suffix = n - query[0]
     cost = patch_cost(prepared.judge, pair, [Site("z", 1, "query", 2)], restart=True, memory_limit=GIB)
-    # Layer 1: the query's rows through the output projection and the MLP. Layers 2 and 3: the suffix; in layer 3 the
-    # MLP of the last position alone.
-    by_hand = len(query) * (OUT_PROJ + MLP) + 2 * suffix * row(n) - (suffix - 1) * MLP
+    # Layer 1: the query's rows through the output projection and the MLP. Layers 2 and 3: the suffix; in layer 3 all
+    # but the last position need keys and values only.
+    trimmed = MLP + OUT_PROJ + Q_PROJ + ATTENDED * n
+    by_hand = len(query) * (OUT_PROJ + MLP) + 2 * suffix * row(n) - (suffix - 1) * trimmed
     assert cost.flops == by_hand
     assert cost.n_positions == 2 * suffix
     assert cost.recording_flops == 2 * n * N_LAYERS * row(n)
@@ -148,8 +151,10 @@ def test_patches_held_at_once_stay_within_the_memory_bound(
         patch.setattr(torch.Tensor, "new_empty", counted)
         bounded = patch_pair(prepared.judge, pair, sites, memory_bytes=memory, on_group=groups.append)
     assert sorted(site for group in groups for site in group) == sorted(sites)
-    assert max(len(group) for group in groups if group[0].region == "query") == n_fit
+    assert max(sum(site.region == "query" for site in group) for group in groups) == n_fit
     assert 0 < max(held) <= memory
+    sizes = [sum(suffix if site.region == "query" else 1 for site in group) * 32 * 4 for group in groups]
+    assert max(sizes) <= memory
     # Other batches, other rounding of float32 products.
     torch.testing.assert_close(
         bounded.ld_patched, patch_pair(prepared.judge, pair, sites).ld_patched, rtol=0, atol=1e-5

@@ -11,9 +11,9 @@ from relscope.interventions.cost import PatchCost, patch_cost, transfer_cost
 from relscope.interventions.patching import DEFAULT_MEMORY_BYTES, PatchedPair, patch_pair
 from relscope.interventions.sites import (
     COMPONENTS,
-    HEAD_COMPONENTS,
-    LAYER_COMPONENTS,
     Direction,
+    Joint,
+    Patch,
     Site,
     all_sites,
 )
@@ -22,10 +22,10 @@ from relscope.interventions.transfer import PromptName, Transfer, require_same_s
 __all__ = [
     "COMPONENTS",
     "DEFAULT_MEMORY_BYTES",
-    "HEAD_COMPONENTS",
-    "LAYER_COMPONENTS",
     "Direction",
     "HeadChanges",
+    "Joint",
+    "Patch",
     "PatchCost",
     "PatchedPair",
     "PromptName",

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from relscope.interventions.patching import place_sites
-from relscope.interventions.sites import Site
-from relscope.interventions.wavefront import ROWS_PER_CHUNK, PlacedSite
-from relscope.models import JudgeModel
+from relscope.interventions.placing import PlacedPatch, place_patches
+from relscope.interventions.sites import Patch
+from relscope.interventions.wavefront import ROWS_PER_CHUNK, changed_rows
+from relscope.models import ATTENTION_COMPONENTS, JudgeModel, Replacement, goes_by_rows
 from relscope.prompts import AlignedPair
 
 
@@ -44,28 +44,28 @@ class PatchCost:
 
 
 def patch_cost(
-    judge: JudgeModel, pair: AlignedPair, sites: Sequence[Site], *, restart: bool, memory_limit: int
+    judge: JudgeModel, pair: AlignedPair, patches: Sequence[Patch], *, restart: bool, memory_limit: int
 ) -> PatchCost:
     """Count what `patch_pair` will do for one pair."""
-    placed = place_sites(pair.clean, sites, pair.differing[0])
+    placed = place_patches(pair.clean, patches, pair.differing[0])
     return _cost(judge, placed, len(pair.clean.ids), restart=restart, memory_limit=memory_limit)
 
 
 def transfer_cost(
-    receiver: JudgeModel, pair: AlignedPair, sites: Sequence[Site], *, restart: bool, memory_limit: int
+    receiver: JudgeModel, pair: AlignedPair, patches: Sequence[Patch], *, restart: bool, memory_limit: int
 ) -> PatchCost:
     """Count what `transfer_pair` will do for one prompt of one pair."""
-    placed = place_sites(pair.clean, sites, 0)
+    placed = place_patches(pair.clean, patches, 0)
     return _cost(receiver, placed, len(pair.clean.ids), restart=restart, memory_limit=memory_limit)
 
 
 def _cost(
-    judge: JudgeModel, placed: Sequence[PlacedSite], n_tokens: int, *, restart: bool, memory_limit: int
+    judge: JudgeModel, placed: Sequence[PlacedPatch], n_tokens: int, *, restart: bool, memory_limit: int
 ) -> PatchCost:
     shape = judge.shape
     per_layer = _Layer(judge)
     full_pass = n_tokens * shape.n_layers * per_layer.row(n_tokens)
-    placed = [item for item in placed if item.positions]
+    placed = [item for item in placed if item.replacements]
     flops, n_positions = 0.0, 0
     suffixes = [0]
     for item in placed:
@@ -73,15 +73,19 @@ def _cost(
             flops += full_pass
             n_positions += n_tokens * shape.n_layers
             continue
-        n_suffix = n_tokens - item.positions[0]
-        n_after = shape.n_layers - 1 - item.site.layer
-        flops += _patched_layer(per_layer, item) + n_after * n_suffix * per_layer.row(n_tokens)
+        n_suffix = n_tokens - item.start
+        n_after = shape.n_layers - item.layer
+        if only := item.alone:
+            n_after -= 1
+            flops += _patched_layer(per_layer, only, n_tokens, at_end=n_after == 0)
+        flops += n_after * n_suffix * per_layer.row(n_tokens)
         if n_after:
-            flops -= (n_suffix - 1) * per_layer.mlp  # in the last layer only the last position needs it
+            is_edited = any(r.layer == shape.n_layers - 1 and r.component != "resid_pre" for r in item.replacements)
+            flops -= (n_suffix - 1) * per_layer.saved_at_end(n_tokens, is_edited)
         n_positions += n_after * n_suffix
         suffixes.append(n_suffix)
     size = judge.dtype.itemsize
-    heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.d_head
+    heads = 2 * (shape.n_heads + shape.n_kv_heads) * shape.d_head  # z and q, k and v
     recorded = 2 * shape.n_layers * n_tokens * size * (4 * shape.d_model + heads)
     in_flight = min(memory_limit, len(placed) * max(suffixes) * shape.d_model * size)
     rows = max(ROWS_PER_CHUNK, *suffixes)
@@ -100,16 +104,34 @@ class _Layer:
         self.out_proj = 2.0 * _n_weights(block.out_proj)
         self._attention = 2.0 * _n_weights(block.attention)
         self._for_each_source = 4.0 * judge.shape.n_heads * judge.shape.d_head
+        by_rows = goes_by_rows(block)
+        self._q_proj = 2.0 * _n_weights(block.attention.get_submodule("q_proj")) if by_rows else None
 
     def row(self, n_sources: int) -> float:
         """One position through the whole layer, attending to `n_sources` positions."""
-        return self.mlp + self._attention + self._for_each_source * n_sources
+        return self.mlp + self._attention + self.attended(n_sources)
+
+    def saved_at_end(self, n_sources: int, is_edited: bool) -> float:
+        """What a position but the last does not need in the last layer: the MLP, and of attention all but k and v."""
+        if self._q_proj is None or is_edited:
+            return self.mlp
+        return self.mlp + self._q_proj + self.out_proj + self.attended(n_sources)
+
+    def attended(self, n_sources: int) -> float:
+        """Scores and weighted values of one position, over `n_sources` positions."""
+        return self._for_each_source * n_sources
 
 
 def _n_weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.dim() > 1)
 
 
-def _patched_layer(layer: _Layer, item: PlacedSite) -> float:
-    by_component = {"z": layer.out_proj + layer.mlp, "attn_out": layer.mlp}
-    return len(item.positions) * by_component.get(item.site.component, 0.0)
+def _patched_layer(layer: _Layer, only: Replacement, n_tokens: int, *, at_end: bool) -> float:
+    rows = [row for row in changed_rows(only, n_tokens) if not at_end or row == n_tokens - 1]
+    if only.component in ("resid_post", "mlp_out") or not rows:
+        return 0.0
+    n_rows = len(rows)
+    attention = 0.0
+    if only.component in ATTENTION_COMPONENTS:
+        attention = (n_tokens - rows[0]) * layer.attended(n_tokens)
+    return attention + n_rows * (layer.mlp + (0.0 if only.component == "attn_out" else layer.out_proj))

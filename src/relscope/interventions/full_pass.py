@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relscope.interventions.wavefront import PlacedSite
+from relscope.interventions.placing import PlacedPatch
 from relscope.models import JudgeModel, RecordedRun, patched
 
 
@@ -20,13 +20,12 @@ def full_pass_sweep(
     judge: JudgeModel,
     ids: Sequence[int],
     answer_ids: tuple[int, int],
-    placed: Sequence[PlacedSite],
+    placed: Sequence[PlacedPatch],
     source: RecordedRun,
-) -> Float[Tensor, "site"]:
-    """LD of the prompt `ids` with each site patched alone from `source`. Cost: one forward pass a site."""
+) -> Float[Tensor, "patch"]:
+    """LD of the prompt `ids` with each patch alone from `source`. Cost: one forward pass a patch."""
     values = []
     for item in placed:
-        site = item.site
-        with patched(judge.layers[site.layer], site.component, site.head, item.positions, source):
+        with patched(judge.layers, judge.config, item.replacements, source):
             values.append(judge.logit_diff([ids], [answer_ids]))
     return torch.cat(values)

@@ -1,6 +1,7 @@
 """Which sites cause the verdict of a pair? Exact activation patching.
 
-For each site, the base run with that one activation taken from the source run:
+For each site, the base run with that one activation taken from the source run (or for several sites together, all of
+theirs):
 
     denoise: base = corrupted, source = clean        noise: base = clean, source = corrupted
 
@@ -10,6 +11,7 @@ and the logit difference LD = logit(yes) - logit(no) that results. Source of the
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,64 +22,66 @@ from torch import Tensor
 
 from relscope.errors import InputError
 from relscope.interventions.full_pass import full_pass_sweep
-from relscope.interventions.sites import Direction, Site
-from relscope.interventions.wavefront import PlacedSite, items_that_fit, sweep
-from relscope.models import JudgeModel, RecordedRun
-from relscope.prompts import AlignedPair, Prompt
+from relscope.interventions.placing import PlacedPatch, place_patches
+from relscope.interventions.sites import Direction, Patch, sites_of
+from relscope.interventions.wavefront import Job, sweep
+from relscope.models import ATTENTION_COMPONENTS, KV_HEAD_COMPONENTS, JudgeModel, RecordedRun
+from relscope.prompts import AlignedPair
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class PatchedPair:
-    """Logit differences of one pair: its two runs, and the base run with each site patched, in the sites' order."""
+    """Logit differences of one pair: its two runs, and the base run with each patch, in the patches' order."""
 
     pair_id: str
     ld_clean: float
     ld_corrupted: float
-    ld_patched: Float[Tensor, "site"]
+    ld_patched: Float[Tensor, "patch"]
 
 
 def patch_pair(
     judge: JudgeModel,
     pair: AlignedPair,
-    sites: Sequence[Site],
+    patches: Sequence[Patch],
     *,
     direction: Direction = "denoise",
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     restart: bool | None = None,
-    on_group: Callable[[list[Site]], None] | None = None,
+    on_group: Callable[[list[Patch]], None] | None = None,
 ) -> PatchedPair:
-    """Patch each site of one pair, alone, and measure the verdict. Exact: nothing is approximated.
+    """Apply each patch to one pair, alone, and measure the verdict. Exact: nothing is approximated.
 
     Args:
         judge: the model.
         pair: clean and corrupted prompt of equal length.
-        sites: what to patch.
+        patches: sites, each patched alone, and `Joint`s, whose sites are patched together.
         direction: "denoise" patches clean values into the corrupted run, "noise" the reverse.
         memory_bytes: bound on the patched activations held at once (the weights, the two recorded runs and the
             temporaries of one chunk of about 1000 rows come on top).
         restart: None asks the model's contract: restart where it holds, else the plain way, one full forward pass for
-            each site, with a warning. True and False decide it.
-        on_group: called with the sites of each group as soon as they are done.
+            each patch, with a warning. True and False decide it.
+        on_group: called with the patches of each group as soon as they are done.
 
     Returns:
-        The logit differences, float32. A site whose positions all lie before the first differing token is not
+        The logit differences, float32. A patch whose positions all lie before the first differing token is not
         computed: nothing can change there, and its patched LD is the base run's.
 
     Raises:
         InputError: a site's layer or head does not exist in the model, a region in the pair's prompts, or the model
             fails a clause of the contract without which patches mean nothing.
     """
-    check_sites(judge, sites)
+    check_patches(judge, patches)
     if restart is None:
         restart = may_restart(judge)
-    clean, corrupted = (judge.record(run.ids, for_restart=restart) for run in (pair.clean, pair.corrupted))
+    keep_attention = restart or replaces_attention(patches)
+    clean, corrupted = (judge.record(run.ids, for_restart=keep_attention) for run in (pair.clean, pair.corrupted))
     if direction == "denoise":
         swap = Swap(judge, pair.corrupted.ids, pair.answer_ids, base=corrupted, source=clean)
     else:
         swap = Swap(judge, pair.clean.ids, pair.answer_ids, base=clean, source=corrupted)
-    placed = place_sites(pair.clean, sites, pair.differing[0])
+    placed = place_patches(pair.clean, patches, pair.differing[0])
     return PatchedPair(
         pair.pair_id,
         float(logit_diff_of(judge, clean, pair.answer_ids)),
@@ -88,7 +92,7 @@ def patch_pair(
 
 @dataclass(frozen=True)
 class Swap:
-    """Two recorded runs of equal length: activations of `source` go into `base`, one at a time.
+    """Two recorded runs of equal length: activations of `source` go into `base`.
 
     Attributes:
         judge: the model of the base run, which computes what follows from a patch.
@@ -107,28 +111,30 @@ class Swap:
 
 def patch_placed(
     swap: Swap,
-    placed: Sequence[PlacedSite],
+    placed: Sequence[PlacedPatch],
     *,
     restart: bool,
     memory_bytes: int,
-    on_group: Callable[[list[Site]], None] | None,
-) -> Float[Tensor, "site"]:
-    """LD of the base run with each site patched alone; the base run's own where a site has no positions."""
+    on_group: Callable[[list[Patch]], None] | None,
+) -> Float[Tensor, "patch"]:
+    """LD of the base run with each patch alone; the base run's own where a patch has no positions."""
     judge, base = swap.judge, swap.base
     ld_patched = logit_diff_of(judge, base, swap.answer_ids).repeat(len(placed))
-    for numbers in _groups(placed, base.n_positions, judge, memory_bytes):
-        group = [placed[n] for n in numbers]
+    for batch in _batches(placed, base.n_positions, judge, memory_bytes):
+        groups = [[placed[number] for number in numbers] for numbers in batch]
         if restart:
-            values = sweep(judge, base, swap.source, group, lambda resid: _logit_diff(judge, resid, swap.answer_ids))
+            read_out = functools.partial(_logit_diff, judge, answer_ids=swap.answer_ids)
+            values = sweep(judge, [Job(base, swap.source, group, read_out) for group in groups])
         else:
-            values = full_pass_sweep(judge, swap.ids, swap.answer_ids, group, swap.source)
-        ld_patched[numbers] = values
+            values = [full_pass_sweep(judge, swap.ids, swap.answer_ids, group, swap.source) for group in groups]
+        for numbers, of_group in zip(batch, values, strict=True):
+            ld_patched[numbers] = of_group
         if on_group is not None:
-            on_group([item.site for item in group])
+            on_group([item.patch for group in groups for item in group])
     return ld_patched
 
 
-def check_sites(judge: JudgeModel, sites: Sequence[Site]) -> None:
+def check_patches(judge: JudgeModel, patches: Sequence[Patch]) -> None:
     """Refuse sites that the model does not have.
 
     Raises:
@@ -136,11 +142,18 @@ def check_sites(judge: JudgeModel, sites: Sequence[Site]) -> None:
     """
     # Out of range, an index would count from the end or drop the site in silence.
     shape = judge.shape
-    for site in sites:
+    for site in (site for patch in patches for site in sites_of(patch)):
         if not 0 <= site.layer < shape.n_layers:
             raise InputError(f"layer {site.layer} does not exist: the model has layers 0 to {shape.n_layers - 1}")
-        if site.head is not None and not 0 <= site.head < shape.n_heads:
-            raise InputError(f"head {site.head} does not exist: a layer has heads 0 to {shape.n_heads - 1}")
+        of_keys = site.component in KV_HEAD_COMPONENTS
+        n_heads, kind = (shape.n_kv_heads, "key/value heads") if of_keys else (shape.n_heads, "heads")
+        if site.head is not None and not 0 <= site.head < n_heads:
+            raise InputError(f"head {site.head} does not exist: a layer has {kind} 0 to {n_heads - 1}")
+
+
+def replaces_attention(patches: Sequence[Patch]) -> bool:
+    """Whether any of the patches replaces what lies inside attention, so that runs must be recorded with it."""
+    return any(site.component in ATTENTION_COMPONENTS for patch in patches for site in sites_of(patch))
 
 
 def may_restart(judge: JudgeModel) -> bool:
@@ -165,28 +178,29 @@ def _logit_diff(judge: JudgeModel, resid: Tensor, answer_ids: tuple[int, int]) -
     return (logits[:, 0] - logits[:, 1]).cpu()
 
 
-def place_sites(prompt: Prompt, sites: Sequence[Site], first: int) -> list[PlacedSite]:
-    """The positions that each site patches: its region's, from position `first` on, where the two runs part.
-
-    A site without positions cannot change anything.
-    """
-    positions = {
-        region: tuple(p for p in prompt.region(region) if p >= first) for region in {site.region for site in sites}
-    }
-    return [PlacedSite(site, positions[site.region]) for site in sites]
-
-
-def _groups(
-    placed: Sequence[PlacedSite], n_positions: int, judge: JudgeModel, memory_bytes: int
-) -> Iterator[list[int]]:
-    """Numbers of the sites that are swept together: those that begin at one position, as many as fit in memory."""
+def _batches(
+    placed: Sequence[PlacedPatch], n_positions: int, judge: JudgeModel, memory_bytes: int
+) -> Iterator[list[list[int]]]:
+    """Numbers of the patches that are swept together, as many as fit in memory: groups that start at one position."""
     by_start: dict[int, list[int]] = defaultdict(list)
     for number, item in enumerate(placed):
-        if item.positions:
-            by_start[item.positions[0]].append(number)
+        if item.replacements:
+            by_start[item.start].append(number)
+    batch: list[list[int]] = []
+    left = memory_bytes
     for start, numbers in by_start.items():
         # Neighbouring layers together: a sweep begins at its lowest layer.
-        numbers.sort(key=lambda number: placed[number].site.layer)
-        n_fit = items_that_fit(judge, n_positions - start, memory_bytes)
-        for first in range(0, len(numbers), n_fit):
-            yield numbers[first : first + n_fit]
+        numbers.sort(key=lambda number: placed[number].layer)
+        each = (n_positions - start) * judge.shape.d_model * judge.dtype.itemsize
+        first = 0
+        while first < len(numbers):
+            n_fit = left // each if batch else max(1, left // each)
+            if n_fit <= 0:
+                yield batch
+                batch, left = [], memory_bytes
+                continue
+            batch.append(numbers[first : first + n_fit])
+            left -= len(batch[-1]) * each
+            first += n_fit
+    if batch:
+        yield batch

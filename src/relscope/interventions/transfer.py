@@ -24,13 +24,14 @@ from relscope.interventions.patching import (
     DEFAULT_MEMORY_BYTES,
     PatchedPair,
     Swap,
-    check_sites,
+    check_patches,
     logit_diff_of,
     may_restart,
     patch_placed,
-    place_sites,
+    replaces_attention,
 )
-from relscope.interventions.sites import Site
+from relscope.interventions.placing import place_patches
+from relscope.interventions.sites import Patch
 from relscope.models import JudgeModel
 from relscope.prompts import AlignedPair
 
@@ -64,40 +65,41 @@ class Transfer:
 def transfer_pair(
     transfer: Transfer,
     pair: AlignedPair,
-    sites: Sequence[Site],
+    patches: Sequence[Patch],
     *,
     prompt: str,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     restart: bool | None = None,
-    on_group: Callable[[list[Site]], None] | None = None,
+    on_group: Callable[[list[Patch]], None] | None = None,
 ) -> PatchedPair:
-    """Put each site's activation of the donor into the receiver, alone, on one prompt of a pair. Exact.
+    """Put each patch's activations of the donor into the receiver, alone, on one prompt of a pair. Exact.
 
     Args:
         transfer: receiver and donor.
         pair: whose tokens are the same for both models.
-        sites: what to patch.
+        patches: sites, each patched alone, and `Joint`s, whose sites are patched together.
         prompt: which prompt of the pair both models read, "clean" or "corrupted".
         memory_bytes: bound on the patched activations held at once.
         restart: None asks both models' contracts, as `patch_pair` does.
-        on_group: called with the sites of each group as soon as they are done.
+        on_group: called with the patches of each group as soon as they are done.
 
     Returns:
         The logit differences, float32: `ld_clean` is the donor's own, `ld_corrupted` the receiver's own, on that
-        prompt; `ld_patched` the receiver's with each site patched.
+        prompt; `ld_patched` the receiver's with each patch.
 
     Raises:
         InputError: there is no such prompt, a layer or head does not exist, or a region in the pair's prompts.
     """
     if prompt not in get_args(PromptName):
         raise InputError(f"prompt {prompt!r} does not exist: a pair has the prompts 'clean' and 'corrupted'")
-    check_sites(transfer.receiver, sites)
+    check_patches(transfer.receiver, patches)
     restart = transfer.may_restart() if restart is None else restart
     read = pair.clean if prompt == "clean" else pair.corrupted
-    base = transfer.receiver.record(read.ids, for_restart=restart)
-    source = transfer.donor.record(read.ids, for_restart=restart)
+    keep_attention = restart or replaces_attention(patches)
+    base = transfer.receiver.record(read.ids, for_restart=keep_attention)
+    source = transfer.donor.record(read.ids, for_restart=keep_attention)
     swap = Swap(transfer.receiver, read.ids, pair.answer_ids, base=base, source=source)
-    placed = place_sites(read, sites, 0)
+    placed = place_patches(read, patches, 0)
     return PatchedPair(
         pair.pair_id,
         float(logit_diff_of(transfer.donor, source, pair.answer_ids)),

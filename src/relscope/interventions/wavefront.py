@@ -1,11 +1,18 @@
 """What does each patch do to the verdict, exactly, at a fraction of a forward pass for each?
 
 A patch at layer l and positions P changes nothing in earlier layers, and nothing at positions before the first of P:
-attention is causal. So the patched runs are recomputed only after layer l and only from that first position on, as
-one batch: layer by layer, the patches of earlier layers advance together through the layer, then this layer's patches
-join them (a "wavefront"). Each layer's weights are read once for the whole batch, the keys and values of the shared
-prefix once for all items, the MLP of a patched layer runs on patched rows only, and in the last layer only the last
-position counts.
+attention is causal. So the patched runs are recomputed only from layer l and that first position on, all together: of
+every component, region and prompt. For each layer, from the lowest patched one to the last:
+
+1. **enter**: patches that begin with what the layer reads, or that replace several activations, join the batch with
+   the base run's residual;
+2. **advance**: all runs in the batch go through the layer; the keys and values of the prefix are the base run's, shared
+   by all; what a patch replaces in this layer is replaced on the way;
+3. **join**: patches of one activation of this layer come in with only their patched rows computed: attention as the
+   base run computed it, but for the patch, then the output projection and the MLP.
+
+Steps 2 and 3 share chunks of about `ROWS_PER_CHUNK` rows, so that each layer's weights are read once for the whole
+batch (a "wavefront"). In the last layer only the last position counts, and the verdict is read from there.
 
 Cost of n patches whose suffix is s of t tokens long: about n * s / (2 t) forward passes, less what is trimmed,
 instead of n.
@@ -13,124 +20,206 @@ instead of n.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relscope.interventions.sites import Site
-from relscope.models import JudgeModel, RecordedRun
+from relscope.interventions.placing import PlacedPatch
+from relscope.models import (
+    ATTENTION_COMPONENTS,
+    Joining,
+    JudgeModel,
+    LayerEdits,
+    Piece,
+    RecordedRun,
+    Replacement,
+)
 
 # Rows (item x position) that go through a layer at once: fewer do not fill the cores, more do not fit their caches.
 ROWS_PER_CHUNK = 1024
 
 
 @dataclass(frozen=True)
-class PlacedSite:
-    """A site with the prompt positions it patches: those of its region from the first differing token on."""
+class Job:
+    """Patches of one prompt that start at one position.
 
-    site: Site
-    positions: tuple[int, ...]
+    Attributes:
+        base: the run that is patched.
+        source: the run that the values come from; same number of positions.
+        placed: the patches.
+        read_out: maps the final residual at the last position, [item, d_model], to a value for each item.
+    """
+
+    base: RecordedRun
+    source: RecordedRun
+    placed: Sequence[PlacedPatch]
+    read_out: Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def sweep(
-    judge: JudgeModel,
-    base: RecordedRun,
-    source: RecordedRun,
-    placed: Sequence[PlacedSite],
-    read_out: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Patch each site alone, from `source` into `base`, and read out the verdict.
+def sweep(judge: JudgeModel, jobs: Sequence[Job]) -> list[Float[Tensor, "patch"]]:
+    """Apply each patch of each job alone and read out the verdict: a value for each of a job's patches, in order."""
+    waves = [_Wave(judge, job) for job in jobs]
+    for layer in range(min(wave.first_layer for wave in waves), judge.shape.n_layers):
+        at_end = layer == judge.shape.n_layers - 1
+        for wave in waves:
+            wave.enter(layer)
+        for chunk in _chunks(unit for wave in waves for unit in wave.units(layer, at_end)):
+            pieces = [unit for unit in chunk if isinstance(unit.rows, Piece)]
+            joining = [unit for unit in chunk if isinstance(unit.rows, Joining)]
+            results = judge.advance(
+                layer,
+                [unit.rows for unit in pieces],  # type: ignore[misc]
+                [unit.rows for unit in joining],  # type: ignore[misc]
+                only_last=at_end,
+            )
+            for unit, result in zip((*pieces, *joining), (*results[0], *results[1]), strict=True):
+                unit.store(result)
+    return [wave.read_out() for wave in waves]
 
-    Args:
-        judge: the model.
-        base: the run that is patched.
-        source: the run that the values come from; same number of positions.
-        placed: the sites; all begin at the same position.
-        read_out: maps the final residual at the last position, [item, d_model], to a value for each item.
 
-    Returns:
-        The read-out values, in the order of `placed`.
+@dataclass(frozen=True)
+class _Unit:
+    """Rows that go through a layer together, and what is done with them after it."""
+
+    rows: Piece | Joining
+    n_rows: int
+    store: Callable[[Tensor], object]
+
+
+def _chunks(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:
+    """Units in their order, as many at once as have `ROWS_PER_CHUNK` rows together; at least one."""
+    chunk: list[_Unit] = []
+    for unit in units:
+        if chunk and sum(other.n_rows for other in chunk) + unit.n_rows > ROWS_PER_CHUNK:
+            yield chunk
+            chunk = []
+        chunk.append(unit)
+    if chunk:
+        yield chunk
+
+
+class _Wave:
+    """The runs of one job that are in flight: slots of one buffer, filled in the order in which patches come in.
+
+    `_number_of` maps a slot back to its place in the job.
     """
-    start = placed[0].positions[0]
-    n_suffix = base.n_positions - start
-    last_layer = judge.shape.n_layers - 1
-    by_layer: dict[int, dict[tuple[str, tuple[int, ...]], list[int]]] = defaultdict(lambda: defaultdict(list))
-    for number, item in enumerate(placed):
-        by_layer[item.site.layer][item.site.component, item.positions].append(number)
 
-    # Slots are filled in the order in which patches join; `number_of` maps a slot back to its place in `placed`.
-    in_flight = base.resid_post.new_empty(len(placed), n_suffix, judge.shape.d_model)
-    number_of: list[int] = []
-    result: Tensor | None = None
-    chunk = max(1, ROWS_PER_CHUNK // n_suffix)
-    for layer in range(min(by_layer), last_layer + 1):
-        at_end = layer == last_layer
-        n_before = len(number_of)
-        finals = []
-        for first in range(0, n_before, chunk):
-            part = in_flight[first : min(first + chunk, n_before)]
-            advanced = judge.recompute_layer(layer, part, base, only_last=at_end)
-            if at_end:
-                finals.append(advanced[:, -1])
+    def __init__(self, judge: JudgeModel, job: Job) -> None:
+        self._judge, self._job, self._base = judge, job, job.base
+        self._start = job.placed[0].start
+        self.first_layer = min(item.layer for item in job.placed)
+        self._n_suffix = job.base.n_positions - self._start
+        self._in_flight = job.base.resid_post.new_empty(len(job.placed), self._n_suffix, judge.shape.d_model)
+        self._entering: dict[int, list[int]] = defaultdict(list)
+        self._joining: dict[int, dict[Replacement, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for number, item in enumerate(job.placed):
+            if (only := item.alone) is None:
+                self._entering[item.layer].append(number)
             else:
-                part.copy_(advanced)
-        for (component, positions), numbers in by_layer[layer].items():
-            at_once = max(1, ROWS_PER_CHUNK // len(positions))
+                # Patches of one component at the same positions are computed together, whatever their heads.
+                self._joining[item.layer][dataclasses.replace(only, head=None)].append(number)
+        self._number_of: list[int] = []
+
+    def enter(self, layer: int) -> None:
+        """Step 1: whole patches begin with what the base run has before the layer; then `resid_pre` is replaced."""
+        self._take_slots(self._entering[layer], self._base.resid_pre[layer])
+        for slot, number in enumerate(self._number_of):
+            for replacement in self._job.placed[number].replacements:
+                if replacement.component == "resid_pre" and replacement.layer == layer:
+                    rows = [p - self._start for p in replacement.positions]
+                    self._in_flight[slot, rows] = self._job.source.resid_pre[layer, list(replacement.positions)]
+
+    def units(self, layer: int, at_end: bool) -> Iterator[_Unit]:
+        """Steps 2 and 3: what goes through the layer, in units of at most `ROWS_PER_CHUNK` rows (or of one item)."""
+        n_in_flight = len(self._number_of)
+        per_unit = max(1, ROWS_PER_CHUNK // self._n_suffix)
+        for first in range(0, n_in_flight, per_unit):
+            numbers = self._number_of[first : min(first + per_unit, n_in_flight)]
+            part = self._in_flight[first : first + len(numbers)]
+            rows = Piece(part, self._base, self._edits(layer, numbers))
+            yield _Unit(rows, len(part) * self._n_suffix, part[:, -1:].copy_ if at_end else part.copy_)
+        for what, numbers in self._joining[layer].items():
+            positions = changed_rows(what, self._base.n_positions)
+            if at_end:
+                positions = [p for p in positions if p == self._base.n_positions - 1]
+            at_once = max(1, ROWS_PER_CHUNK // max(1, len(positions)))
             for first in range(0, len(numbers), at_once):
-                some = numbers[first : first + at_once]
-                heads = [placed[n].site.head for n in some]
-                joined = in_flight[len(number_of) : len(number_of) + len(some)]
-                joined.copy_(base.resid_post[layer, start:].expand_as(joined))
-                joined[:, [p - start for p in positions]] = _patched_rows(
-                    judge, base, source, component, layer, heads, positions
-                )
-                number_of += some
-                if at_end:
-                    finals.append(joined[:, -1])
-        if at_end:
-            values = read_out(torch.cat(finals))
-            result = torch.empty_like(values)
-            result[number_of] = values
-    assert result is not None  # the loop always reaches the last layer
-    return result
+                unit = self._join(layer, what.component, numbers[first : first + at_once], positions)
+                if unit is not None:
+                    yield unit
 
+    def read_out(self) -> Float[Tensor, "patch"]:
+        """The verdicts, in the order of the job's patches."""
+        values = self._job.read_out(self._in_flight[:, -1])
+        result = torch.empty_like(values)
+        result[self._number_of] = values
+        return result
 
-def _patched_rows(
-    judge: JudgeModel,
-    base: RecordedRun,
-    source: RecordedRun,
-    component: str,
-    layer: int,
-    heads: Sequence[int | None],
-    positions: tuple[int, ...],
-) -> Float[Tensor, "item position d_model"]:
-    """`resid_post` of the patched layer at the patched positions, for each of several patches there."""
-    block = judge.layers[layer]
-    at = list(positions)
-    resid_pre = base.resid_pre[layer, at]
-    if component == "resid_post":
-        rows = source.resid_post[layer, at]
-    elif component == "mlp_out":
-        rows = resid_pre + base.attn_out[layer, at] + source.mlp_out[layer, at]
-    else:
-        if component == "attn_out":
-            attn_out = source.attn_out[layer, at]
+    def _take_slots(self, numbers: Sequence[int], begin: Float[Tensor, "pos d_model"]) -> Tensor:
+        """Slots for patches, filled with the base run's residual `begin`."""
+        n_before = len(self._number_of)
+        self._number_of += numbers
+        return self._in_flight[n_before : len(self._number_of)].copy_(begin[self._start :])
+
+    def _edits(self, layer: int, numbers: Iterable[int]) -> LayerEdits | None:
+        """What the patches in flight replace within this layer, if anything."""
+        of_run = [
+            [r for r in item.replacements if r.layer == layer and r.component != "resid_pre"]
+            if (item := self._job.placed[number]).alone is None
+            else ()
+            for number in numbers
+        ]
+        return LayerEdits(self._job.source, of_run) if any(of_run) else None
+
+    def _join(self, layer: int, component: str, numbers: Sequence[int], positions: Sequence[int]) -> _Unit | None:
+        """Patches of one component begin with what the base run has after the layer, but for the changed rows."""
+        base, source, at = self._base, self._job.source, list(positions)
+        slots = self._take_slots(numbers, base.resid_post[layer])
+        rows = [p - self._start for p in positions]
+        if not rows:
+            return None
+        resid_pre = base.resid_pre[layer, at]
+        if component == "resid_post":
+            slots[:, rows] = source.resid_post[layer, at]
+        elif component == "mlp_out":
+            slots[:, rows] = resid_pre + base.attn_out[layer, at] + source.mlp_out[layer, at]
+        elif component == "attn_out":
+            block = self._judge.layers[layer]
+            resid_mid = resid_pre + source.attn_out[layer, at]
+            mlp_out = base.mlp_out[layer, at] if block.parallel else block.mlp_out(resid_mid)
+            slots[:, rows] = resid_mid + mlp_out
         else:
-            z = base.z[layer, at].expand(len(heads), *base.z[layer, at].shape).clone()
-            for item, head in enumerate(heads):
-                z[item, :, head] = source.z[layer, at, head]
-            attn_out = block.attn_out(z.flatten(-2))
-        resid_mid = resid_pre + attn_out
-        mlp_out = base.mlp_out[layer, at] if block.parallel else block.mlp_out(resid_mid)
-        rows = resid_mid + mlp_out
-    return rows.expand(len(heads), *rows.shape[-2:])
+            z = self._edited_z(layer, component, numbers, positions)
+            resid_pre = resid_pre.expand(len(numbers), *resid_pre.shape)
+            joining = Joining(resid_pre.flatten(0, 1), z.flatten(0, 1).flatten(-2))
+
+            def store(result: Tensor) -> None:
+                slots[:, rows] = result.view(len(numbers), len(rows), -1)
+
+            return _Unit(joining, len(joining.z), store)
+        return None
+
+    def _edited_z(
+        self, layer: int, component: str, numbers: Sequence[int], positions: Sequence[int]
+    ) -> Float[Tensor, "item position head d_head"]:
+        """Heads' outputs at the positions: the base run's, but for one replacement in each item."""
+        base, first, n_items = self._base, positions[0], len(numbers)
+        edits = LayerEdits(self._job.source, [self._job.placed[number].replacements for number in numbers])
+        if component in ATTENTION_COMPONENTS:
+            z = base.attend_again(layer, first, n_items, edits)
+        else:
+            z = edits("z", base.z[layer, first:].expand(n_items, *base.z[layer, first:].shape))
+        return z[:, [p - first for p in positions]]
 
 
-def items_that_fit(judge: JudgeModel, n_suffix: int, memory_bytes: int) -> int:
-    """How many patches may be in flight at once so that their residuals stay within `memory_bytes`; at least one."""
-    return max(1, memory_bytes // (n_suffix * judge.shape.d_model * judge.dtype.itemsize))
+def changed_rows(replacement: Replacement, n_positions: int) -> Sequence[int]:
+    """Positions at which a layer's output changes when one of its activations is replaced."""
+    if replacement.component in ("k", "v", "k_view", "v_view"):
+        return range(replacement.positions[0], n_positions)  # all that may attend to them
+    return replacement.positions

@@ -2,6 +2,15 @@
 
 from relscope.models.architectures import ARCHITECTURES, DecoderLayer
 from relscope.models.contract import Clause, Contract, check_contract
+from relscope.models.edits import (
+    ATTENTION_COMPONENTS,
+    EDGE_COMPONENTS,
+    HEAD_COMPONENTS,
+    KV_HEAD_COMPONENTS,
+    RESIDUAL_COMPONENTS,
+    LayerEdits,
+    Replacement,
+)
 from relscope.models.embedded import EMBEDDED_ADAPTERS, EMBEDDED_MODELS
 from relscope.models.judge import JudgeModel, ModelIdentity, ModelShape
 from relscope.models.loading import load_judge, load_judges, load_tokenizer
@@ -9,25 +18,36 @@ from relscope.models.lora import LoraSettings, TunableJudge
 from relscope.models.patching import patched
 from relscope.models.projections import ParameterPart, parameter_parts
 from relscope.models.recording import RecordedRun
+from relscope.models.rows import Joining, Piece, goes_by_rows
 from relscope.models.sources import is_adapter_on, split_adapter
 from relscope.models.verdict import VerdictLint, lint_verdict
 
 __all__ = [
     "ARCHITECTURES",
+    "ATTENTION_COMPONENTS",
+    "EDGE_COMPONENTS",
     "EMBEDDED_ADAPTERS",
     "EMBEDDED_MODELS",
+    "HEAD_COMPONENTS",
+    "KV_HEAD_COMPONENTS",
+    "RESIDUAL_COMPONENTS",
     "Clause",
     "Contract",
     "DecoderLayer",
+    "Joining",
     "JudgeModel",
+    "LayerEdits",
     "LoraSettings",
     "ModelIdentity",
     "ModelShape",
     "ParameterPart",
+    "Piece",
     "RecordedRun",
+    "Replacement",
     "TunableJudge",
     "VerdictLint",
     "check_contract",
+    "goes_by_rows",
     "is_adapter_on",
     "lint_verdict",
     "load_judge",

@@ -119,6 +119,13 @@ class DecoderLayer:
         """What the MLP half adds, given the residual it reads (`resid_mid`, or `resid_pre` where parallel)."""
         return self.norm_after_mlp(self.mlp(self.norm_before_mlp(resid)))
 
+    def after_attention(
+        self, resid_pre: Float[Tensor, "*row d_model"], attn_out: Float[Tensor, "*row d_model"]
+    ) -> Float[Tensor, "*row d_model"]:
+        """`resid_post`, given what the layer reads and what its attention half adds."""
+        resid_mid = resid_pre + attn_out
+        return resid_mid + self.mlp_out(resid_pre if self.parallel else resid_mid)
+
 
 def find_architecture(model_type: str, decoder: nn.Module) -> tuple[Architecture, bool]:
     """The layout of a model, and whether its type is in the table (False: recognised by structure alone).

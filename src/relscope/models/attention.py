@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,9 +38,9 @@ class AttentionCall:
 
     layer: int
     q: Float[Tensor, "item head pos d_head"]
-    k: Float[Tensor, "item kv_head pos d_head"]
-    v: Float[Tensor, "item kv_head pos d_head"]
-    mask: Float[Tensor, "item 1 pos src"] | None
+    k: Float[Tensor, "item kv_head src d_head"]
+    v: Float[Tensor, "item kv_head src d_head"]
+    mask: Float[Tensor, "item 1 pos src_or_more"] | None
     scaling: float
     softcap: float | None
 
@@ -93,19 +93,50 @@ def attention_replaced(config: Any, function: AttentionFunction) -> Iterator[Non
         _IN_PLACE.reset(token)
 
 
+def visible(call: AttentionCall) -> Bool[Tensor, "pos src"]:
+    """Which source each position sees, from the model's own mask (causal, windowed...), or causal without one."""
+    n_pos, n_src = call.q.shape[2], call.k.shape[2]
+    if call.mask is None:
+        return torch.ones(n_pos, n_src, dtype=torch.bool, device=call.q.device).tril(n_src - n_pos)
+    mask = call.mask[0, 0, :, :n_src]
+    return mask if mask.dtype == torch.bool else mask == 0
+
+
+EditFunction = Callable[[str, Tensor], Tensor]
+"""Is given each component of attention as it is computed (q, k, v, k_view, v_view, scores, pattern, z), by name, and
+returns what goes on in its place."""
+
+
+def unchanged(_component: str, values: Tensor) -> Tensor:
+    """The edit function that replaces nothing."""
+    return values
+
+
+def attention_scores(
+    q: Float[Tensor, "*batch pos d_head"], k: Float[Tensor, "*batch src d_head"], scaling: float, softcap: float | None
+) -> Float[Tensor, "*batch pos src"]:
+    """Scores in float32, scaled and soft-capped; masking follows."""
+    return _capped(torch.matmul(q, k.transpose(-1, -2)).float() * scaling, softcap)
+
+
 def attention_pattern(call: AttentionCall, mask: Bool[Tensor, "pos src"]) -> Float[Tensor, "item head pos src"]:
-    """Attention weights of one call in float32: softmax of the scaled, soft-capped, masked scores."""
-    groups = call.q.shape[1] // call.k.shape[1]
-    k = call.k.repeat_interleave(groups, dim=1)
-    scores = torch.matmul(call.q, k.transpose(-1, -2)).float() * call.scaling
-    return torch.softmax(_capped(scores, call.softcap).masked_fill(~mask, -torch.inf), dim=-1)
+    """Attention weights of one call in float32: softmax of the masked scores."""
+    k = call.k.repeat_interleave(call.q.shape[1] // call.k.shape[1], dim=1)
+    scores = attention_scores(call.q, k, call.scaling, call.softcap)
+    return torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)
 
 
-def attend(call: AttentionCall, mask: Bool[Tensor, "pos src"]) -> Float[Tensor, "item pos head d_head"]:
-    """Plain attention over the call's own keys and values."""
+def attend(
+    call: AttentionCall, mask: Bool[Tensor, "pos src"], edit: EditFunction = unchanged
+) -> Float[Tensor, "item pos head d_head"]:
+    """Plain attention over the call's own keys and values, step by step; `edit` may replace what each step gives."""
     groups = call.q.shape[1] // call.k.shape[1]
-    pattern = attention_pattern(call, mask).to(call.v.dtype)
-    return torch.matmul(pattern, call.v.repeat_interleave(groups, dim=1)).transpose(1, 2)
+    q, k, v = edit("q", call.q), edit("k", call.k), edit("v", call.v)
+    k = edit("k_view", k.repeat_interleave(groups, dim=1))
+    v = edit("v_view", v.repeat_interleave(groups, dim=1))
+    scores = edit("scores", attention_scores(q, k, call.scaling, call.softcap))
+    pattern = edit("pattern", torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1))
+    return edit("z", torch.matmul(pattern.to(v.dtype), v).transpose(1, 2))
 
 
 @dataclass(frozen=True)
@@ -113,7 +144,7 @@ class SharedPrefixAttention:
     """Attention of recomputed suffixes to a prefix that all items share, and to themselves.
 
     `prefix_k` and `prefix_v` hold the positions before the suffix; `mask` says which of prefix and suffix each
-    suffix position may see (True: sees).
+    destination, one of the last positions of the suffix, may see (True: sees).
     """
 
     prefix_k: Float[Tensor, "kv_head prefix d_head"]
@@ -126,15 +157,15 @@ class SharedPrefixAttention:
         The query heads of a key/value head are folded into the position axis, so that grouped-query attention needs
         no copies of keys; prefix scores of all items are then one matrix product for each key/value head.
         """
-        n_items, n_heads, n_pos, d_head = call.q.shape
+        n_items, n_heads, n_dest, d_head = call.q.shape
         n_kv_heads, n_prefix, _ = self.prefix_k.shape
-        n_rows = n_heads // n_kv_heads * n_pos
+        n_rows = n_heads // n_kv_heads * n_dest
         q = call.q.reshape(n_items, n_kv_heads, n_rows, d_head).transpose(0, 1) * call.scaling
         q = q.contiguous()
         k = call.k.transpose(0, 1)
         v = call.v.transpose(0, 1)
 
-        scores = q.new_empty(n_kv_heads, n_items, n_rows, n_prefix + n_pos)
+        scores = q.new_empty(n_kv_heads, n_items, n_rows, n_prefix + k.shape[2])
         of_prefix = torch.bmm(q.view(n_kv_heads, n_items * n_rows, d_head), self.prefix_k.transpose(1, 2))
         scores[..., :n_prefix] = of_prefix.view(n_kv_heads, n_items, n_rows, n_prefix)
         scores[..., n_prefix:] = torch.matmul(q, k.transpose(-1, -2))
@@ -148,7 +179,26 @@ class SharedPrefixAttention:
         from_prefix = pattern[..., :n_prefix].reshape(n_kv_heads, n_items * n_rows, n_prefix)
         z = torch.bmm(from_prefix, self.prefix_v).view(n_kv_heads, n_items, n_rows, d_head)
         z = z + torch.matmul(pattern[..., n_prefix:], v)
-        return z.transpose(0, 1).reshape(n_items, n_heads, n_pos, d_head).transpose(1, 2)
+        return z.transpose(0, 1).reshape(n_items, n_heads, n_dest, d_head).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class EditedAttention:
+    """As `SharedPrefixAttention`, computed plainly, with replacements on the way."""
+
+    prefix_k: Float[Tensor, "kv_head prefix d_head"]
+    prefix_v: Float[Tensor, "kv_head prefix d_head"]
+    mask: Bool[Tensor, "pos src"]
+    edit: EditFunction
+
+    def __call__(self, call: AttentionCall, /) -> Float[Tensor, "item pos head d_head"]:
+        """Heads' outputs of every item's suffix."""
+
+        def whole(prefix: Tensor, suffix: Tensor) -> Tensor:
+            return torch.cat([prefix.expand(len(suffix), *prefix.shape), suffix], dim=2)
+
+        whole_call = replace(call, k=whole(self.prefix_k, call.k), v=whole(self.prefix_v, call.v))
+        return attend(whole_call, self.mask, self.edit)
 
 
 def _capped(scores: Tensor, softcap: float | None) -> Tensor:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from relscope.errors import InputError
+from relscope.models.edits import LayerEdits, Replacement
 from relscope.models.judge import JudgeModel
 from relscope.models.patching import patched
 from relscope.models.recording import PatternChecker, RecordedRun, record
+from relscope.models.rows import Piece
 
 _N_PROBE = 24
 
@@ -87,16 +89,19 @@ def check_contract(judge: JudgeModel) -> Contract:
     logits = _own_logits(judge, ids[0], answer_ids)
     logit_scale = max(1.0, float(logits.abs().max()))
 
+    def whole(component: str, layer: int, head: int | None) -> Replacement:
+        return Replacement(component, layer, head, tuple(range(_N_PROBE)))
+
     def identity_patch() -> float:
         worst = 0.0
         for component, head in (("attn_out", None), ("mlp_out", None), ("resid_post", None), ("z", 0)):
             for layer in {0, judge.shape.n_layers - 1}:
-                with patched(judge.layers[layer], component, head, range(_N_PROBE), own):
+                with patched(judge.layers, judge.config, [whole(component, layer, head)], own):
                     worst = max(worst, _gap(_own_logits(judge, ids[0], answer_ids), logits))
         return worst
 
     def final_residual() -> float:
-        with patched(judge.layers[-1], "resid_post", None, range(_N_PROBE), other):
+        with patched(judge.layers, judge.config, [whole("resid_post", judge.shape.n_layers - 1, None)], other):
             return _gap(_own_logits(judge, ids[0], answer_ids), _own_logits(judge, ids[1], answer_ids))
 
     def pattern_sums() -> float:
@@ -151,8 +156,12 @@ def _restart_error(judge: JudgeModel, ids: list[int], own: RecordedRun) -> float
     worst = 0.0
     for start in (0, _N_PROBE // 3, _N_PROBE - 1):
         for layer in range(judge.shape.n_layers):
-            restarted = judge.recompute_layer(layer, own.resid_pre[layer, None, start:], base)
-            worst = max(worst, _row_gap(restarted[0], own.resid_post[layer, start:]))
+            resid_pre, wanted = own.resid_pre[layer, None, start:], own.resid_post[layer, start:]
+            nothing = LayerEdits(base, [()])
+            pieces, _ = judge.advance(
+                layer, [Piece(resid_pre, base), Piece(resid_pre, base, nothing)], [], only_last=False
+            )
+            worst = max(worst, *(_row_gap(restarted[0], wanted) for restarted in pieces))
     return worst
 
 

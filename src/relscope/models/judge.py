@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from relscope.errors import InputError
 from relscope.models.architectures import Architecture, DecoderLayer, find_architecture, resolve_layers
-from relscope.models.attention import SharedPrefixAttention, attention_replaced
+from relscope.models.attention import EditedAttention, SharedPrefixAttention, attention_replaced, unchanged
+from relscope.models.edits import LayerEdits
 from relscope.models.recording import RecordedRun, Recorder, record
+from relscope.models.rows import Joining, Piece, advance_rows, goes_by_rows
 
 if TYPE_CHECKING:
     from relscope.models.contract import Contract
@@ -191,33 +193,62 @@ class JudgeModel:
         return record(self.decoder, self.config, self.layers, self.to_ids(ids), recorder)
 
     @torch.no_grad()
+    def advance(
+        self, layer: int, pieces: Sequence[Piece], joining: Sequence[Joining], *, only_last: bool
+    ) -> tuple[list[Float[Tensor, "item out d_model"]], list[Float[Tensor, "row d_model"]]]:
+        """`resid_post` of one layer for suffixes of any prompts, and for rows whose heads' outputs are given.
+
+        With `only_last`, the suffixes' result is at their last position alone. Families in `ROW_FAMILIES` see all rows
+        as one matrix; others see piece by piece.
+        """
+        block = self.layers[layer]
+
+        def generic(piece: Piece) -> Tensor:
+            return self.recompute_layer(layer, piece.resid_pre, piece.base, only_last, piece.edits)
+
+        if not goes_by_rows(block):
+            of_joining = [block.after_attention(unit.resid_pre, block.attn_out(unit.z)) for unit in joining]
+            return [generic(piece) for piece in pieces], of_joining
+        plain = [piece for piece in pieces if piece.edits is None]
+        of_plain, of_joining = advance_rows(block, plain, joining, only_last=only_last)
+        in_order = iter(of_plain)
+        return [next(in_order) if piece.edits is None else generic(piece) for piece in pieces], of_joining
+
+    @torch.no_grad()
     def recompute_layer(
         self,
         layer: int,
         resid_pre: Float[Tensor, "item suffix d_model"],
         base: RecordedRun,
         only_last: bool = False,
+        edits: LayerEdits | None = None,
     ) -> Float[Tensor, "item out d_model"]:
         """`resid_post` of one layer at the last positions of a prompt, given their `resid_pre`.
 
         The positions before the suffix are as in `base`: their keys and values are shared by all items. With
-        `only_last` the MLP is computed, and the result returned, at the last position alone.
+        `only_last` the MLP is computed, and the result returned, at the last position alone. `edits` replaces
+        activations of the layer, each item's own.
         """
         block = self.layers[layer]
         start = base.n_positions - resid_pre.shape[1]
-        attention = SharedPrefixAttention(
-            prefix_k=base.k[layer][:, :start],
-            prefix_v=base.v[layer][:, :start],
-            mask=base.mask[layer][start:],
+        prefix_k, prefix_v = base.k[layer][:, :start], base.v[layer][:, :start]
+        mask = base.mask[layer][start:]
+        edit = unchanged if edits is None else edits
+        attention = (
+            SharedPrefixAttention(prefix_k, prefix_v, mask)
+            if edits is None
+            else EditedAttention(prefix_k, prefix_v, mask, edits)
         )
+        resid_pre = edit("resid_pre", resid_pre)
         kwargs = _suffix_kwargs(base.layer_kwargs[layer], start)
         with attention_replaced(self.config, attention):
             raw, _ = block.attention(block.norm_before_attention(resid_pre), **kwargs)
         attn_out = block.norm_after_attention(raw)
         if only_last:
             resid_pre, attn_out = resid_pre[:, -1:], attn_out[:, -1:]
-        resid_mid = resid_pre + attn_out
-        return resid_mid + block.mlp_out(resid_pre if block.parallel else resid_mid)
+        resid_mid = resid_pre + edit("attn_out", attn_out)
+        mlp_out = edit("mlp_out", block.mlp_out(resid_pre if block.parallel else resid_mid))
+        return edit("resid_post", resid_mid + mlp_out)
 
     def _check_length(self, n_tokens: int) -> None:
         limit = getattr(self.config, "max_position_embeddings", None)

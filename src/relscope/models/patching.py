@@ -1,56 +1,70 @@
-"""The model's plain patch: while a context is open, one activation is replaced by a hook."""
+"""The model's plain patch: while a context is open, activations are replaced by hooks."""
 
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from relscope.models.architectures import DecoderLayer, first_tensor
+from relscope.models.attention import AttentionCall, attend, attention_replaced, visible
+from relscope.models.edits import ATTENTION_COMPONENTS, LayerEdits, Replacement
 from relscope.models.recording import RecordedRun
 
 
 @contextlib.contextmanager
 def patched(
-    layer: DecoderLayer, component: str, head: int | None, positions: Sequence[int], source: RecordedRun
+    layers: Sequence[DecoderLayer], config: Any, replacements: Sequence[Replacement], source: RecordedRun
 ) -> Iterator[None]:
-    """Within the context, a component of `layer` takes its values in `source` at the positions.
+    """Within the context, the model computes with the replacements' values in `source`, one prompt at a time.
 
-    Args:
-        layer: the layer to patch.
-        component: "attn_out", "mlp_out", "resid_post", or "z" with its `head`.
-        head: which head's output is replaced; None for the other components.
-        positions: where in the prompt.
-        source: the recorded run that the values come from.
+    What lies inside attention (q, k, v, scores, ...) is replaced in an attention function of ours, which then stands
+    in for the model's own, and must have been recorded; all else by hooks on the model's modules.
     """
-    at, index = list(positions), layer.index
+    by_layer: dict[int, list[Replacement]] = defaultdict(list)
+    for replacement in replacements:
+        by_layer[replacement.layer].append(replacement)
+    edits = {layer: LayerEdits(source, [of]) for layer, of in by_layer.items()}
+    with contextlib.ExitStack() as stack:
+        if any(replacement.component in ATTENTION_COMPONENTS for replacement in replacements):
+            stack.enter_context(attention_replaced(config, _edited_by_layer(edits)))
+        for layer, of in by_layer.items():
+            for component in dict.fromkeys(r.component for r in of):
+                if component not in ATTENTION_COMPONENTS:
+                    handle = _hook(layers[layer], component, edits[layer])
+                    stack.callback(handle.remove)
+        yield
 
-    def replace_output(values: Tensor) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            changed = first_tensor(output).clone()
-            changed[:, at] = values[at]
-            return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
-        return hook
+def _edited_by_layer(edits: dict[int, LayerEdits]) -> Any:
+    def attention(call: AttentionCall) -> Tensor:
+        edit = edits.get(call.layer)
+        mask = visible(call)
+        return attend(call, mask) if edit is None else attend(call, mask, edit)
 
-    def replace_head(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        z = args[0].clone()
-        z.view(*z.shape[:-1], *source.z.shape[-2:])[:, at, head] = source.z[index, at, head]
-        return (z, *args[1:])
+    return attention
+
+
+def _hook(layer: DecoderLayer, component: str, edit: LayerEdits) -> Any:
+    def replace_output(_module: nn.Module, _args: Any, output: Any) -> Any:
+        changed = edit(component, first_tensor(output))
+        return changed if isinstance(output, Tensor) else (changed, *output[1:])
+
+    def replace_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (edit(component, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edit(component, kwargs["hidden_states"])}
+
+    def replace_heads(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        z = args[0].view(*args[0].shape[:-1], *edit.source.z.shape[-2:])
+        return (edit(component, z).flatten(-2), *args[1:])
 
     if component == "z":
-        handle = layer.out_proj.register_forward_pre_hook(replace_head)
-    elif component == "attn_out":
-        handle = layer.attn_out_module.register_forward_hook(replace_output(source.attn_out[index]))
-    elif component == "mlp_out":
-        handle = layer.mlp_out_module.register_forward_hook(replace_output(source.mlp_out[index]))
-    elif component == "resid_post":
-        handle = layer.module.register_forward_hook(replace_output(source.resid_post[index]))
-    else:
-        raise ValueError(f"unknown component {component!r}")
-    try:
-        yield
-    finally:
-        handle.remove()
+        return layer.out_proj.register_forward_pre_hook(replace_heads)
+    if component == "resid_pre":
+        return layer.module.register_forward_pre_hook(replace_input, with_kwargs=True)
+    modules = {"attn_out": layer.attn_out_module, "mlp_out": layer.mlp_out_module, "resid_post": layer.module}
+    return modules[component].register_forward_hook(replace_output)

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from relscope.models.architectures import DecoderLayer, first_tensor
 from relscope.models.attention import (
     AttentionCall,
+    EditFunction,
     UnsupportedAttentionError,
     attend,
     attention_pattern,
     attention_replaced,
+    visible,
 )
 
 # Of what a layer's attention is given: its input and its mask are recorded by other means, and a cache is never used.
@@ -33,9 +35,9 @@ class RecordedRun:
     """Activations of one prompt's forward pass, batch dimension removed. Read-only by convention.
 
     `attn_out` and `mlp_out` are what is added to the residual stream, after any post-norm; `z` is the heads' output
-    before the output projection; `k` and `v` are as attention sees them (after rotary embedding).
-    `layer_kwargs[l]` is what the model passed to layer l's attention, from which a restart takes its share.
-    `k`, `v` and `mask` are empty where the model's own attention ran (see `record`).
+    before the output projection; `q`, `k` and `v` are as attention sees them (after rotary embedding), `scaling` and
+    `softcap` what it makes scores with. `layer_kwargs[l]` is what the model passed to layer l's attention, from which
+    a restart takes its share. What attention saw is empty where the model's own attention ran (see `record`).
     """
 
     resid_pre: Float[Tensor, "layer pos d_model"]
@@ -43,9 +45,12 @@ class RecordedRun:
     mlp_out: Float[Tensor, "layer pos d_model"]
     resid_post: Float[Tensor, "layer pos d_model"]
     z: Float[Tensor, "layer pos head d_head"]
+    q: tuple[Float[Tensor, "head pos d_head"], ...]
     k: tuple[Float[Tensor, "kv_head pos d_head"], ...]
     v: tuple[Float[Tensor, "kv_head pos d_head"], ...]
     mask: tuple[Bool[Tensor, "pos src"], ...]
+    scaling: tuple[float, ...]
+    softcap: tuple[float | None, ...]
     layer_kwargs: tuple[dict[str, Any], ...]
 
     @property
@@ -53,21 +58,42 @@ class RecordedRun:
         """Tokens in the prompt."""
         return self.resid_pre.shape[1]
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether what attention saw was recorded."""
+        return bool(self.q)
+
+    def attend_again(
+        self, layer: int, start: int, n_items: int, edit: EditFunction
+    ) -> Float[Tensor, "item pos head d_head"]:
+        """Heads' outputs of one layer from position `start` on, for several items, which `edit` makes differ."""
+
+        def items(values: Tensor) -> Tensor:
+            return values.expand(n_items, *values.shape)
+
+        call = AttentionCall(
+            layer=layer,
+            q=items(self.q[layer][:, start:]),
+            k=items(self.k[layer]),
+            v=items(self.v[layer]),
+            mask=None,
+            scaling=self.scaling[layer],
+            softcap=self.softcap[layer],
+        )
+        return attend(call, self.mask[layer][start:], edit)
+
 
 @dataclass
 class Recorder:
     """An attention function that computes attention plainly and keeps what it saw, layer by layer."""
 
-    k: dict[int, Tensor] = field(default_factory=dict)
-    v: dict[int, Tensor] = field(default_factory=dict)
+    calls: dict[int, AttentionCall] = field(default_factory=dict)
     mask: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, call: AttentionCall, /) -> Tensor:
-        """Plain attention; keeps key, value and mask."""
-        mask = visible(call)
-        self.k[call.layer], self.v[call.layer] = call.k[0], call.v[0]
-        self.mask[call.layer] = mask
-        return attend(call, mask)
+        """Plain attention; keeps what it is computed from."""
+        self.calls[call.layer], self.mask[call.layer] = call, visible(call)
+        return attend(call, self.mask[call.layer])
 
 
 @dataclass
@@ -82,15 +108,6 @@ class PatternChecker(Recorder):
         # Of a NaN and a number, `max` may pick the number: a NaN must not look like no error.
         self.pattern_error = max(self.pattern_error, float(error.nan_to_num(nan=torch.inf)))
         return super().__call__(call)
-
-
-def visible(call: AttentionCall) -> Bool[Tensor, "pos src"]:
-    """Which source each position sees, from the model's own mask (causal, windowed...), or causal without one."""
-    n_pos, n_src = call.q.shape[2], call.k.shape[2]
-    if call.mask is None:
-        return torch.ones(n_pos, n_src, dtype=torch.bool, device=call.q.device).tril(n_src - n_pos)
-    mask = call.mask[0, 0, :, :n_src]
-    return mask if mask.dtype == torch.bool else mask == 0
 
 
 @contextlib.contextmanager
@@ -158,15 +175,13 @@ def record(
     with replaced, _outputs_kept(layers) as kept:
         decoder(input_ids=ids, use_cache=False)
     order = range(len(layers))
-    if recorder is not None and set(recorder.k) != set(order):
+    if recorder is not None and set(recorder.calls) != set(order):
         raise UnsupportedAttentionError("the model's attention does not go through the registry of transformers")
 
     def stacked(name: str) -> Tensor:
         return torch.stack([kept[name][i] for i in order])
 
-    def in_order(values: dict[int, Tensor]) -> tuple[Tensor, ...]:
-        return tuple(values[i] for i in order)
-
+    calls = [] if recorder is None else [recorder.calls[i] for i in order]
     z = stacked("z")
     return RecordedRun(
         resid_pre=stacked("resid_pre"),
@@ -174,8 +189,11 @@ def record(
         mlp_out=stacked("mlp_out"),
         resid_post=stacked("resid_post"),
         z=z.view(*z.shape[:-1], int(config.num_attention_heads), -1),
-        k=() if recorder is None else in_order(recorder.k),
-        v=() if recorder is None else in_order(recorder.v),
-        mask=() if recorder is None else in_order(recorder.mask),
+        q=tuple(call.q[0] for call in calls),
+        k=tuple(call.k[0] for call in calls),
+        v=tuple(call.v[0] for call in calls),
+        mask=() if recorder is None else tuple(recorder.mask[i] for i in order),
+        scaling=tuple(call.scaling for call in calls),
+        softcap=tuple(call.softcap for call in calls),
         layer_kwargs=tuple(kept["kwargs"][i] for i in order),
     )

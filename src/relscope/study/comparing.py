@@ -11,6 +11,7 @@ runs a pair. A comparison can be killed at any moment and started again, as a ru
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from relscope.errors import InputError
 from relscope.interventions import (
+    Patch,
     PatchedPair,
     PromptName,
     Site,
@@ -206,7 +208,7 @@ def _transfer(folder: ComparisonFolder, receiver: _Side, donor: _Side, progress:
                 on_group=on_group,
             )
 
-        def work(pair: AlignedPair, chosen: list[Site]) -> float:
+        def work(pair: AlignedPair, chosen: Sequence[Patch]) -> float:
             return transfer_cost(judge, pair, chosen, restart=restart, memory_limit=config.memory).flops
 
         wanted = {f"transfer_{experiment}_{prompt}": chosen for experiment, chosen in sites.items()}

@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from relscope.data import NegativeSampling
 from relscope.errors import InputError, did_you_mean
-from relscope.interventions import DEFAULT_MEMORY_BYTES, LAYER_COMPONENTS, Site, all_sites
+from relscope.interventions import DEFAULT_MEMORY_BYTES, Site, all_sites
+from relscope.models import RESIDUAL_COMPONENTS
 from relscope.prompts import DEFAULT_REGIONS, REGIONS, PromptTemplate, read_yaml
 
 DEFAULT_HEAD_REGIONS = ("query", "instruction", "last")
@@ -101,7 +102,7 @@ def _prompt(value: Any) -> Any:
 
 
 Regions = Annotated[tuple[str, ...], BeforeValidator(partial(_names, "region", REGIONS))]
-Components = Annotated[tuple[str, ...], BeforeValidator(partial(_names, "component", LAYER_COMPONENTS))]
+Components = Annotated[tuple[str, ...], BeforeValidator(partial(_names, "component", RESIDUAL_COMPONENTS))]
 
 
 class _Section(BaseModel):
@@ -121,7 +122,7 @@ class Flow(_Section):
     """Experiment `flow`: whole components of a layer, at regions (experiment 1 of the paper)."""
 
     regions: Regions = DEFAULT_REGIONS
-    components: Components = LAYER_COMPONENTS
+    components: Components = ("attn_out", "mlp_out", "resid_post")
 
 
 class Heads(_Section):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from relscope.interventions import Direction, PatchedPair, Site
+from relscope.interventions import Direction, Patch, PatchedPair, Site
 from relscope.prompts import AlignedPair
 from relscope.results import Run
 from relscope.study.judging import margin
 from relscope.study.prepare import Progress
 
-OnGroup = Callable[[list[Site]], None]
+OnGroup = Callable[[list[Patch]], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Sweep:
     wanted: Mapping[str, Sequence[Site]]
     direction: Direction
     patch: Callable[[AlignedPair, list[Site], OnGroup], PatchedPair]
-    work: Callable[[AlignedPair, list[Site]], float]
+    work: Callable[[AlignedPair, Sequence[Patch]], float]
 
 
 def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progress: Progress) -> None:
@@ -50,7 +50,7 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
         sites = [site for _, site in todo[pair.pair_id]]
         n_done = 0
 
-        def on_group(group: list[Site], pair: AlignedPair = pair) -> None:
+        def on_group(group: list[Patch], pair: AlignedPair = pair) -> None:
             nonlocal n_done
             n_done += len(group)
             progress.advance(len(group), sweep.work(pair, group))

@@ -7,12 +7,13 @@ A run can be killed at any moment and started again with the same command: what 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from relscope.analysis import judge_quality
-from relscope.interventions import PatchedPair, Site, patch_cost, patch_pair
+from relscope.interventions import Patch, PatchedPair, Site, patch_cost, patch_pair
 from relscope.prompts import AlignedPair
 from relscope.results import SCHEMA, ExclusionRecord, Run, create_or_resume
 from relscope.study.config import StudyConfig
@@ -131,7 +132,7 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
             on_group=on_group,
         )
 
-    def work(pair: AlignedPair, sites: list[Site]) -> float:
+    def work(pair: AlignedPair, sites: Sequence[Patch]) -> float:
         return patch_cost(judge, pair, sites, restart=restart, memory_limit=config.memory).flops
 
     wanted = config.sites(judge.shape.n_layers, judge.shape.n_heads)

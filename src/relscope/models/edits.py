@@ -1,0 +1,131 @@
+"""What is replaced inside one layer, for each run of a batch?
+
+A `Replacement` puts a component's values in a source run in place of those a run has computed:
+
+    resid_pre                 what the layer reads
+    q, k, v                   of one head, as attention sees them (k and v: of one key/value head, for all its queries)
+    k_view, v_view            k and v as one query head sees them; the other heads of its group see their own
+    scores                    pre-softmax (scaled, soft-capped), of destination x source positions; softmax follows
+    pattern                   post-softmax; the row's other weights stay, so that it no longer sums to 1
+    pattern_renormalised      as `pattern`, and each destination's row is then divided by its sum
+    z                         one head's output before the output projection
+    attn_out, mlp_out         what is added to the residual stream, after any post-norm
+    resid_post                what the layer hands on
+
+Everything downstream, in the layer and after it, follows from the replaced values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relscope.models.attention import attention_scores
+from relscope.models.recording import RecordedRun
+
+RESIDUAL_COMPONENTS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+"""Components of a whole layer."""
+HEAD_COMPONENTS = ("z", "q", "k_view", "v_view")
+"""Components of a query head."""
+KV_HEAD_COMPONENTS = ("k", "v")
+"""Components of a key/value head."""
+EDGE_COMPONENTS = ("scores", "pattern", "pattern_renormalised")
+"""Components of a query head, from source to destination positions."""
+ATTENTION_COMPONENTS = ("q", *KV_HEAD_COMPONENTS, "k_view", "v_view", *EDGE_COMPONENTS)
+"""Components inside attention: they are seen, and replaced, by the function that computes it."""
+
+# Where positions stand in a component's tensor, whose first dimension is the run.
+_POSITION_AXIS = {"z": 1, **dict.fromkeys(RESIDUAL_COMPONENTS, 1)}
+_EDGES_AT = {"scores": ("scores",), "pattern": ("pattern", "pattern_renormalised")}
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One component at positions of the prompt; `positions` are the destinations of an edge, `src` its sources."""
+
+    component: str
+    layer: int
+    head: int | None
+    positions: tuple[int, ...]
+    src: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerEdits:
+    """The replacements of one layer in a batch of runs.
+
+    Attributes:
+        source: the run that values come from.
+        of_run: for each run of the batch, its replacements in this layer.
+    """
+
+    source: RecordedRun
+    of_run: Sequence[Sequence[Replacement]]
+
+    def __call__(self, component: str, values: Tensor) -> Tensor:
+        """The values of a component with the batch's replacements of it; a copy where there are any.
+
+        Args:
+            component: which one `values` is; "pattern" covers both of its variants.
+            values: [run, pos, ...] for residual components; [run, pos, head, d_head] for z; [run, head, pos, d_head]
+                for q, k, v and the views; [run, head, pos, src] for scores and pattern. The positions are the last
+                ones of the prompt, as many as there are; replacements before them are passed over.
+        """
+        wanted = _EDGES_AT.get(component, (component,))
+        chosen = [(run, r) for run, of in enumerate(self.of_run) for r in of if r.component in wanted]
+        if not chosen:
+            return values
+        values = values.clone()
+        first = self.source.n_positions - values.shape[_POSITION_AXIS.get(component, 2)]
+        for run, replacement in chosen:
+            self._replace(values[run], replacement, first)
+        for run, replacement in chosen:  # after all of them: a row is made to sum to 1 once
+            if replacement.component == "pattern_renormalised":
+                rows, head = [p - first for p in replacement.positions if p >= first], replacement.head
+                values[run, head, rows] /= values[run, head, rows].sum(-1, keepdim=True)
+        return values
+
+    def _replace(self, values: Tensor, replacement: Replacement, first: int) -> None:
+        """Put one replacement into one run's values, whose positions begin at `first`."""
+        component, layer, head, source = replacement.component, replacement.layer, replacement.head, self.source
+        positions = [p for p in replacement.positions if p >= first]
+        rows = [p - first for p in positions]
+        if component in RESIDUAL_COMPONENTS:
+            values[rows] = getattr(source, component)[layer, positions]
+        elif component == "z":
+            values[rows, head] = source.z[layer, positions, head]
+        elif component in EDGE_COMPONENTS:
+            self._replace_edges(values[head], replacement, positions, rows)
+        elif component.endswith("_view"):
+            values[head, rows] = _of_key(source, component[0], layer, head)[positions]
+        else:
+            values[head, rows] = getattr(source, component)[layer][head, positions]
+
+    def _replace_edges(self, rows_of_head: Tensor, edge: Replacement, positions: list[int], rows: list[int]) -> None:
+        wanted = source_edges(self.source, edge.component, edge.layer, int(edge.head or 0), positions)
+        changed = rows_of_head[rows]
+        changed[:, list(edge.src)] = wanted[:, list(edge.src)].to(changed.dtype)
+        rows_of_head[rows] = changed
+
+
+def source_edges(
+    run: RecordedRun, component: str, layer: int, head: int, positions: Sequence[int]
+) -> Float[Tensor, "dest src"]:
+    """Scores, or the pattern, of one head of a recorded run at destination positions, over all sources; float32."""
+    at = list(positions)
+    q, k = run.q[layer][head, at], _of_key(run, "k", layer, head)
+    scores = attention_scores(q, k, run.scaling[layer], run.softcap[layer])
+    if component == "scores":
+        return scores
+    return torch.softmax(scores.masked_fill(~run.mask[layer][at], -torch.inf), dim=-1)
+
+
+def _of_key(run: RecordedRun, component: str, layer: int, head: int | None) -> Float[Tensor, "pos d_head"]:
+    """Keys or values that a query head sees."""
+    assert head is not None  # a view always has a head
+    of_heads = run.k[layer] if component == "k" else run.v[layer]
+    return of_heads[head // (run.q[layer].shape[0] // of_heads.shape[0])]
