@@ -14,7 +14,6 @@ from relscope.models.attention import (
     AttentionCall,
     SharedPrefixAttention,
     attend,
-    attention_pattern,
     attention_replaced,
 )
 from relscope.models.recording import Recorder
@@ -78,8 +77,13 @@ def test_plain_attention_is_as_written_out_and_its_patterns_sum_to_1(softcap: fl
     mask = torch.ones(5, 5, dtype=torch.bool).tril()
     call = AttentionCall(0, query, key, value, None, scaling=0.5, softcap=softcap)
     wanted = written_out(query[0], key[0], value[0], mask, 0.5, softcap)
-    torch.testing.assert_close(attend(call, mask)[0].double(), wanted, rtol=1e-5, atol=1e-5)
-    pattern = attention_pattern(call, mask)
+    seen: dict[str, torch.Tensor] = {}
+
+    def see(component: str, values: torch.Tensor) -> torch.Tensor:
+        return seen.setdefault(component, values)
+
+    torch.testing.assert_close(attend(call, mask, see)[0].double(), wanted, rtol=1e-5, atol=1e-5)
+    pattern = seen["pattern"]
     torch.testing.assert_close(pattern.sum(-1), torch.ones(1, 6, 5))
     assert (pattern.masked_select(~mask) == 0).all()
 

@@ -95,6 +95,16 @@ def changed_run(
     return directory
 
 
+def require_exclusions_of_the_example(shown: str) -> None:
+    """The section on exclusions tells those of the synthetic run: each stage and reason, and how many are left."""
+    assert exclusion_rows(shown) == [
+        ("data", "empty document", 2),
+        ("alignment", "no document token left", 1),
+        ("filter", "judged wrongly", 2),
+    ]
+    assert "5 pairs or queries left out; 12 of 17 loaded pairs are patched." in shown
+
+
 def page_only(run_dir: Path) -> Path:
     """The report of a run without its figures, which take most of the time of building one."""
     path = run_dir / "report.html"

@@ -16,16 +16,9 @@ from relscope.models import JudgeModel, RecordedRun, patched
 
 
 @torch.no_grad()
-def full_pass_sweep(
-    judge: JudgeModel,
-    ids: Sequence[int],
-    answer_ids: tuple[int, int],
-    placed: Sequence[PlacedPatch],
-    source: RecordedRun,
-) -> Float[Tensor, "patch"]:
-    """LD of the prompt `ids` with each patch alone from `source`. Cost: one forward pass a patch."""
-    values = []
-    for item in placed:
-        with patched(judge.layers, judge.config, item.replacements, source):
-            values.append(judge.logit_diff([ids], [answer_ids]))
-    return torch.cat(values)
+def full_pass(
+    judge: JudgeModel, ids: Sequence[int], answer_ids: tuple[int, int], item: PlacedPatch, source: RecordedRun
+) -> Float[Tensor, "1"]:
+    """LD of the prompt `ids` with one patch from `source`. Cost: one forward pass."""
+    with patched(judge.layers, judge.config, item.replacements, source):
+        return judge.logit_diff([ids], [answer_ids])

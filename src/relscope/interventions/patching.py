@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relscope.errors import InputError
-from relscope.interventions.full_pass import full_pass_sweep
+from relscope.interventions.full_pass import full_pass
 from relscope.interventions.placing import PlacedPatch, place_patches
 from relscope.interventions.sites import Direction, Patch, sites_of
 from relscope.interventions.wavefront import Job, sweep
@@ -120,17 +120,20 @@ def patch_placed(
     """LD of the base run with each patch alone; the base run's own where a patch has no positions."""
     judge, base = swap.judge, swap.base
     ld_patched = logit_diff_of(judge, base, swap.answer_ids).repeat(len(placed))
+    on_group = on_group or (lambda _patches: None)
+    if not restart:
+        for number, item in enumerate(placed):
+            if item.replacements:
+                ld_patched[number] = full_pass(judge, swap.ids, swap.answer_ids, item, swap.source)
+                on_group([item.patch])
+        return ld_patched
+    read_out = functools.partial(_logit_diff, judge, answer_ids=swap.answer_ids)
     for batch in _batches(placed, base.n_positions, judge, memory_bytes):
         groups = [[placed[number] for number in numbers] for numbers in batch]
-        if restart:
-            read_out = functools.partial(_logit_diff, judge, answer_ids=swap.answer_ids)
-            values = sweep(judge, [Job(base, swap.source, group, read_out) for group in groups])
-        else:
-            values = [full_pass_sweep(judge, swap.ids, swap.answer_ids, group, swap.source) for group in groups]
+        values = sweep(judge, [Job(base, swap.source, group, read_out) for group in groups])
         for numbers, of_group in zip(batch, values, strict=True):
             ld_patched[numbers] = of_group
-        if on_group is not None:
-            on_group([item.patch for group in groups for item in group])
+        on_group([item.patch for group in groups for item in group])
     return ld_patched
 
 

@@ -117,10 +117,16 @@ class _Wave:
         self._n_suffix = job.base.n_positions - self._start
         self._in_flight = job.base.resid_post.new_empty(len(job.placed), self._n_suffix, judge.shape.d_model)
         self._entering: dict[int, list[int]] = defaultdict(list)
+        # What whole patches replace: of what a layer reads, and of what it computes; by layer, then by patch.
+        self._read: dict[int, dict[int, list[Replacement]]] = defaultdict(lambda: defaultdict(list))
+        self._computed: dict[int, dict[int, list[Replacement]]] = defaultdict(lambda: defaultdict(list))
         self._joining: dict[int, dict[Replacement, list[int]]] = defaultdict(lambda: defaultdict(list))
         for number, item in enumerate(job.placed):
             if (only := item.alone) is None:
                 self._entering[item.layer].append(number)
+                for replacement in item.replacements:
+                    of = self._read if replacement.component == "resid_pre" else self._computed
+                    of[replacement.layer][number].append(replacement)
             else:
                 # Patches of one component at the same positions are computed together, whatever their heads.
                 self._joining[item.layer][dataclasses.replace(only, head=None)].append(number)
@@ -129,11 +135,11 @@ class _Wave:
     def enter(self, layer: int) -> None:
         """Step 1: whole patches begin with what the base run has before the layer; then `resid_pre` is replaced."""
         self._take_slots(self._entering[layer], self._base.resid_pre[layer])
-        for slot, number in enumerate(self._number_of):
-            for replacement in self._job.placed[number].replacements:
-                if replacement.component == "resid_pre" and replacement.layer == layer:
-                    rows = [p - self._start for p in replacement.positions]
-                    self._in_flight[slot, rows] = self._job.source.resid_pre[layer, list(replacement.positions)]
+        for number, replacements in self._read[layer].items():
+            slot = self._number_of.index(number)
+            for replacement in replacements:
+                rows = [p - self._start for p in replacement.positions]
+                self._in_flight[slot, rows] = self._job.source.resid_pre[layer, list(replacement.positions)]
 
     def units(self, layer: int, at_end: bool) -> Iterator[_Unit]:
         """Steps 2 and 3: what goes through the layer, in units of at most `ROWS_PER_CHUNK` rows (or of one item)."""
@@ -169,12 +175,7 @@ class _Wave:
 
     def _edits(self, layer: int, numbers: Iterable[int]) -> LayerEdits | None:
         """What the patches in flight replace within this layer, if anything."""
-        of_run = [
-            [r for r in item.replacements if r.layer == layer and r.component != "resid_pre"]
-            if (item := self._job.placed[number]).alone is None
-            else ()
-            for number in numbers
-        ]
+        of_run = [self._computed[layer].get(number, ()) for number in numbers]
         return LayerEdits(self._job.source, of_run) if any(of_run) else None
 
     def _join(self, layer: int, component: str, numbers: Sequence[int], positions: Sequence[int]) -> _Unit | None:
@@ -184,25 +185,30 @@ class _Wave:
         rows = [p - self._start for p in positions]
         if not rows:
             return None
-        resid_pre = base.resid_pre[layer, at]
+        block, resid_pre = self._judge.layers[layer], base.resid_pre[layer, at]
         if component == "resid_post":
             slots[:, rows] = source.resid_post[layer, at]
-        elif component == "mlp_out":
+            return None
+        if component == "mlp_out":
             slots[:, rows] = resid_pre + base.attn_out[layer, at] + source.mlp_out[layer, at]
-        elif component == "attn_out":
-            block = self._judge.layers[layer]
-            resid_mid = resid_pre + source.attn_out[layer, at]
-            mlp_out = base.mlp_out[layer, at] if block.parallel else block.mlp_out(resid_mid)
-            slots[:, rows] = resid_mid + mlp_out
+            return None
+        if component == "attn_out":
+            attn_out = source.attn_out[layer, at]
         else:
-            z = self._edited_z(layer, component, numbers, positions)
-            resid_pre = resid_pre.expand(len(numbers), *resid_pre.shape)
-            joining = Joining(resid_pre.flatten(0, 1), z.flatten(0, 1).flatten(-2))
+            z = self._edited_z(layer, component, numbers, positions).flatten(-2)
+            if not block.parallel:
+                resid_pre = resid_pre.expand(len(numbers), *resid_pre.shape)
 
-            def store(result: Tensor) -> None:
-                slots[:, rows] = result.view(len(numbers), len(rows), -1)
+                def store(result: Tensor) -> None:
+                    slots[:, rows] = result.view(len(numbers), len(rows), -1)
 
-            return _Unit(joining, len(joining.z), store)
+                joining = Joining(resid_pre.flatten(0, 1), z.flatten(0, 1))
+                return _Unit(joining, len(joining.z), store)
+            attn_out = block.attn_out(z)
+        if block.parallel:  # the MLP reads what no patch of attention changes
+            slots[:, rows] = resid_pre + attn_out + base.mlp_out[layer, at]
+        else:
+            slots[:, rows] = block.after_attention(resid_pre, attn_out)
         return None
 
     def _edited_z(

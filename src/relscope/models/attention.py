@@ -119,10 +119,8 @@ def attention_scores(
     return _capped(torch.matmul(q, k.transpose(-1, -2)).float() * scaling, softcap)
 
 
-def attention_pattern(call: AttentionCall, mask: Bool[Tensor, "pos src"]) -> Float[Tensor, "item head pos src"]:
-    """Attention weights of one call in float32: softmax of the masked scores."""
-    k = call.k.repeat_interleave(call.q.shape[1] // call.k.shape[1], dim=1)
-    scores = attention_scores(call.q, k, call.scaling, call.softcap)
+def masked_softmax(scores: Float[Tensor, "*batch pos src"], mask: Bool[Tensor, "pos src"]) -> Tensor:
+    """Attention weights: the softmax of the scores that a position may see, as `mask` says."""
     return torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)
 
 
@@ -135,7 +133,7 @@ def attend(
     k = edit("k_view", k.repeat_interleave(groups, dim=1))
     v = edit("v_view", v.repeat_interleave(groups, dim=1))
     scores = edit("scores", attention_scores(q, k, call.scaling, call.softcap))
-    pattern = edit("pattern", torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1))
+    pattern = edit("pattern", masked_softmax(scores, mask))
     return edit("z", torch.matmul(pattern.to(v.dtype), v).transpose(1, 2))
 
 

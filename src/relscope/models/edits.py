@@ -20,11 +20,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relscope.models.attention import attention_scores
+from relscope.models.attention import attention_scores, masked_softmax
 from relscope.models.recording import RecordedRun
 
 RESIDUAL_COMPONENTS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -106,7 +105,8 @@ class LayerEdits:
             values[head, rows] = getattr(source, component)[layer][head, positions]
 
     def _replace_edges(self, rows_of_head: Tensor, edge: Replacement, positions: list[int], rows: list[int]) -> None:
-        wanted = source_edges(self.source, edge.component, edge.layer, int(edge.head or 0), positions)
+        assert edge.head is not None  # an edge always has one
+        wanted = source_edges(self.source, edge.component, edge.layer, edge.head, positions)
         changed = rows_of_head[rows]
         changed[:, list(edge.src)] = wanted[:, list(edge.src)].to(changed.dtype)
         rows_of_head[rows] = changed
@@ -121,7 +121,7 @@ def source_edges(
     scores = attention_scores(q, k, run.scaling[layer], run.softcap[layer])
     if component == "scores":
         return scores
-    return torch.softmax(scores.masked_fill(~run.mask[layer][at], -torch.inf), dim=-1)
+    return masked_softmax(scores, run.mask[layer][at])
 
 
 def _of_key(run: RecordedRun, component: str, layer: int, head: int | None) -> Float[Tensor, "pos d_head"]:

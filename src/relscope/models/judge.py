@@ -226,8 +226,8 @@ class JudgeModel:
         """`resid_post` of one layer at the last positions of a prompt, given their `resid_pre`.
 
         The positions before the suffix are as in `base`: their keys and values are shared by all items. With
-        `only_last` the MLP is computed, and the result returned, at the last position alone. `edits` replaces
-        activations of the layer, each item's own.
+        `only_last` the MLP is computed, and the result returned, at the last position alone. `edits` replaces what the
+        layer computes, each item's own; what it reads is given.
         """
         block = self.layers[layer]
         start = base.n_positions - resid_pre.shape[1]
@@ -239,7 +239,6 @@ class JudgeModel:
             if edits is None
             else EditedAttention(prefix_k, prefix_v, mask, edits)
         )
-        resid_pre = edit("resid_pre", resid_pre)
         kwargs = _suffix_kwargs(base.layer_kwargs[layer], start)
         with attention_replaced(self.config, attention):
             raw, _ = block.attention(block.norm_before_attention(resid_pre), **kwargs)

@@ -21,7 +21,6 @@ from relscope.models.attention import (
     EditFunction,
     UnsupportedAttentionError,
     attend,
-    attention_pattern,
     attention_replaced,
     visible,
 )
@@ -58,11 +57,6 @@ class RecordedRun:
         """Tokens in the prompt."""
         return self.resid_pre.shape[1]
 
-    @property
-    def has_attention(self) -> bool:
-        """Whether what attention saw was recorded."""
-        return bool(self.q)
-
     def attend_again(
         self, layer: int, start: int, n_items: int, edit: EditFunction
     ) -> Float[Tensor, "item pos head d_head"]:
@@ -93,7 +87,11 @@ class Recorder:
     def __call__(self, call: AttentionCall, /) -> Tensor:
         """Plain attention; keeps what it is computed from."""
         self.calls[call.layer], self.mask[call.layer] = call, visible(call)
-        return attend(call, self.mask[call.layer])
+        return attend(call, self.mask[call.layer], self.see)
+
+    def see(self, _component: str, values: Tensor) -> Tensor:
+        """Is given each component of attention on the way; leaves it as it is."""
+        return values
 
 
 @dataclass
@@ -102,12 +100,13 @@ class PatternChecker(Recorder):
 
     pattern_error: float = 0.0  # largest |sum of a row - 1|
 
-    def __call__(self, call: AttentionCall, /) -> Tensor:
-        """Plain attention; keeps the largest error of a pattern's row sums."""
-        error = (attention_pattern(call, visible(call)).sum(-1) - 1).abs().max()
-        # Of a NaN and a number, `max` may pick the number: a NaN must not look like no error.
-        self.pattern_error = max(self.pattern_error, float(error.nan_to_num(nan=torch.inf)))
-        return super().__call__(call)
+    def see(self, component: str, values: Tensor) -> Tensor:
+        """Keeps the largest error of a pattern's row sums."""
+        if component == "pattern":
+            error = (values.sum(-1) - 1).abs().max()
+            # Of a NaN and a number, `max` may pick the number: a NaN must not look like no error.
+            self.pattern_error = max(self.pattern_error, float(error.nan_to_num(nan=torch.inf)))
+        return values
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relscope.data import (
+    Collection,
     NegativeSampling,
     RelevancePair,
     is_pair_file,
@@ -18,6 +19,7 @@ from relscope.data import (
     load_pairs,
     pairs_from_collection,
 )
+from relscope.data.text import cut_document
 from relscope.errors import InputError
 
 
@@ -68,35 +70,38 @@ def read_questions(
     sampling = NegativeSampling(
         kind="hard" if hard_negatives else "random", per_query=per_query, seed=seed, depth=max(depth, per_query)
     )
-    judged_relevant: dict[str, set[str]] = {}
-    if is_pair_file(source):
+    collection = None if is_pair_file(source) else load_collection(source)
+    if collection is None:
         loaded = load_pairs(source, negatives=sampling)
     else:
-        collection = load_collection(source)
         loaded = pairs_from_collection(collection, negatives=sampling)
-        judged_relevant = {
-            query_id: {collection.documents[doc_id] for doc_id, grade in grades.items()
-                       if grade > 0 and doc_id in collection.documents}
-            for query_id, grades in collection.qrels.items()
-        }  # fmt: skip
     negatives: dict[str, list[str]] = {}
     first: dict[str, RelevancePair] = {}
-    of_query: dict[str, set[str]] = {}
+    relevant: dict[str, set[str]] = {}
     for pair in loaded.pairs:
         first.setdefault(pair.query_id, pair)
         negatives.setdefault(pair.query_id, []).extend([pair.negative_text] if hard_negatives else [])
-        of_query.setdefault(as_typed(pair.query_text), set()).add(pair.positive_text)
+        relevant.setdefault(as_typed(pair.query_text), set()).add(pair.positive_text)
+    chosen = list(first.items())
+    if limit is not None and limit < len(chosen):
+        chosen = [chosen[len(chosen) * i // limit] for i in range(limit)]
     questions = [
         Question(
             f"{loaded.name}:{query_id}", loaded.name, pair.query_text, pair.positive_text, tuple(negatives[query_id]),
-            frozenset(of_query[as_typed(pair.query_text)] | judged_relevant.get(query_id, set())),
+            frozenset(relevant[as_typed(pair.query_text)] | _judged_relevant(collection, query_id)),
         )
-        for query_id, pair in first.items()
+        for query_id, pair in chosen
     ]  # fmt: skip
-    if limit is not None and limit < len(questions):
-        questions = [questions[len(questions) * i // limit] for i in range(limit)]
     refused = [refusal for refusal in loaded.refused if refusal.reason != "too_few_negatives"]
     return questions, SourceRecord(loaded.name, len(questions), len(refused), loaded.sha256)
+
+
+def _judged_relevant(collection: Collection | None, query_id: str) -> set[str]:
+    """Texts of a collection's documents that are judged relevant to a query, as pairs have them."""
+    if collection is None:
+        return set()
+    relevant = (doc_id for doc_id, grade in collection.qrels.get(query_id, {}).items() if grade > 0)
+    return {cut_document(collection.documents[doc_id])[0] for doc_id in relevant if doc_id in collection.documents}
 
 
 def as_typed(query_text: str) -> str:
