@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +17,43 @@ from relscope.models import TunableJudge, load_judge
 from relscope.tuning import TuneConfig, Validated, tune
 from relscope.tuning.questions import hold_out, read_questions
 from relscope.tuning.run import _no_better
+from relscope.tuning.training import Trainer
 from tiny_study import Told
 
 ConfigOf = Callable[..., TuneConfig]
 WEIGHTS = "adapter_model.safetensors"
+STEP = "relscope.tuning.training.Trainer.step"
+
+
+class Killed(BaseException):
+    """As if the process were gone: nothing is done about it."""
+
+
+def interrupt(
+    config: TuneConfig,
+    folder: Path,
+    where: str,
+    when: Callable[..., bool],
+    how: type[BaseException] = KeyboardInterrupt,
+) -> None:
+    """Tune until the function named `where` is called with arguments of which `when` says so."""
+    owner, _, name = where.rpartition(".")
+    target = pkgutil.resolve_name(owner)
+    before = getattr(target, name)
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        if when(*arguments, **named):
+            raise how
+        return before(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, name, interrupted)
+        with pytest.raises(how):
+            tune(config, folder)
+
+
+def at_once(*_: object, **__: object) -> bool:
+    return True
 
 
 def test_the_loss_on_what_it_is_trained_on_falls(config_of: ConfigOf, tmp_path: Path) -> None:
@@ -39,25 +74,14 @@ def test_the_same_configuration_gives_the_same_weights(config_of: ConfigOf, tmp_
     assert not all(torch.equal(first[key], third[key]) for key in first)
 
 
-def test_an_interrupted_tuning_goes_on_as_if_it_had_not_been(
-    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_tuning_goes_on_as_if_it_had_not_been(config_of: ConfigOf, tmp_path: Path) -> None:
     config = config_of(lora={"dropout": 0.1})
     whole = tune(config, tmp_path / "whole")
 
-    from relscope.tuning.training import Trainer
+    def after_the_validation_at_step_2(trainer: Trainer, _rate: float) -> bool:
+        return trainer.n_steps == 3
 
-    step = Trainer.step
-
-    def interrupted(self: Trainer, rate: float) -> float | None:
-        if self.n_steps == 3:  # after the validation at step 2
-            raise KeyboardInterrupt
-        return step(self, rate)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            tune(config, tmp_path / "cut")
+    interrupt(config, tmp_path / "cut", STEP, after_the_validation_at_step_2)
     assert (tmp_path / "cut" / "checkpoint.pt").is_file()
     told = Told()
     # Patience decides when it ends, not what it learns, and may be another.
@@ -81,6 +105,9 @@ def test_tuning_goes_on_from_an_adapter(config_of: ConfigOf, tmp_path: Path) -> 
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
     config = json.loads((tmp_path / "more" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (3, 6)  # the adapter's, not the default of `lora`
+    card = (tmp_path / "more" / "README.md").read_text()
+    assert "(rank 3, alpha 6) that makes" in card
+    assert f"gone on from `{tmp_path / 'first'}`" in card
     assert load_judge(tmp_path / "more", device="cpu").identity.adapter
 
 
@@ -98,59 +125,31 @@ def test_a_damaged_checkpoint_is_told(config_of: ConfigOf, tmp_path: Path) -> No
 
 
 def test_an_interruption_while_weights_are_moved_keeps_the_checkpoint_before(
-    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_of: ConfigOf, tmp_path: Path
 ) -> None:
-    from relscope.tuning.training import Trainer
-
-    moved = Trainer._to_model
     calls: list[int] = []
 
-    def interrupted(self: Trainer) -> None:
+    def in_the_fourth_update(_trainer: Trainer) -> bool:  # after two validations' worth of steps less one
         calls.append(1)
-        if len(calls) == 4:  # in the fourth update, after two validations' worth of steps less one
-            raise KeyboardInterrupt
-        moved(self)
+        return len(calls) == 4
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_to_model", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            tune(config_of(), tmp_path / "cut")
+    interrupt(config_of(), tmp_path / "cut", "relscope.tuning.training.Trainer._to_model", in_the_fourth_update)
     assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["trainer"]["n_steps"] == 2
 
 
 @pytest.mark.parametrize("where", ["relscope.tuning.run.validate", "relscope.models.TunableJudge.save"])
 def test_an_interruption_while_validating_or_saving_changes_nothing(
-    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    config_of: ConfigOf, tmp_path: Path, where: str
 ) -> None:
     whole = tune(config_of(), tmp_path / "whole")
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(where, interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            tune(config_of(), tmp_path / "cut")
+    interrupt(config_of(), tmp_path / "cut", where, at_once)
     assert tune(config_of(), tmp_path / "cut").curve == whole.curve
     first, second = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "cut"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_tuning_killed_before_its_first_validation_can_go_on(
-    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from relscope.tuning.training import Trainer
-
-    class Killed(BaseException):
-        """As if the process were gone: nothing is done about it."""
-
-    def killed(self: Trainer, rate: float) -> float | None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", killed)
-        with pytest.raises(Killed):
-            tune(config_of(), tmp_path / "cut")
+def test_a_tuning_killed_before_its_first_validation_can_go_on(config_of: ConfigOf, tmp_path: Path) -> None:
+    interrupt(config_of(), tmp_path / "cut", STEP, at_once, Killed)
     assert tune(config_of(), tmp_path / "cut").curve == tune(config_of(), tmp_path / "whole").curve
 
 
@@ -192,18 +191,8 @@ def test_an_adapter_is_no_base(config_of: ConfigOf, tmp_path: Path) -> None:
         tune(config_of(model="smoljudge"), tmp_path / "a")
 
 
-def test_a_folder_of_another_tuning_is_refused(
-    config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from relscope.tuning.training import Trainer
-
-    def interrupted(self: Trainer, rate: float) -> float | None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            tune(config_of(), tmp_path / "a")
+def test_a_folder_of_another_tuning_is_refused(config_of: ConfigOf, tmp_path: Path) -> None:
+    interrupt(config_of(), tmp_path / "a", STEP, at_once)
     with pytest.raises(InputError, match="unfinished tuning of another configuration"):
         tune(config_of(seed=5), tmp_path / "a")
     (tmp_path / "b").mkdir()

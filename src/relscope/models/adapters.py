@@ -27,7 +27,7 @@ def merged(model: Any, adapter: str) -> Any:
     """
     location = adapter_location(adapter)
     with source_errors(adapter, "adapter"):
-        return _put_on(model, location).merge_and_unload(safe_merge=True)
+        return put_on(model, location).merge_and_unload(safe_merge=True)
 
 
 def merged_beside(model: Any, adapter: str) -> Any:
@@ -43,24 +43,27 @@ def merged_beside(model: Any, adapter: str) -> Any:
         # An adapter may bring biases or embeddings of its own, which peft copies into the parameters that it finds.
         brought = _whole_tensors(location)
         own.take(p for name, p in beside.named_parameters(remove_duplicate=False) if name in brought)
-        tuned = _put_on(beside, location)
+        tuned = put_on(beside, location)
         own.take(p for module in tuned.modules() if hasattr(module, "base_layer") for p in module.parameters())
         whole = tuned.merge_and_unload(safe_merge=True)
     own.give_back_unchanged()
     return whole
 
 
-def _put_on(model: Any, location: str) -> Any:
+def put_on(model: Any, location: str, **options: Any) -> Any:
+    """peft's model around `model`, with the adapter's weights; `options` are those of peft.
+
+    Raises:
+        RuntimeWarning: the adapter lacks some of its weights.
+    """
     from peft import PeftModel
 
-    if not Path(location).exists():
-        ask_hub(location, ADAPTER_WEIGHTS, None, "adapter")
     _weights_file(location)
     with warnings.catch_warnings():
         # peft leaves out what is missing, with a warning.
         warnings.filterwarnings("error", message="Found missing adapter keys")
         warnings.filterwarnings("ignore", category=FutureWarning)  # of what peft calls in transformers
-        return PeftModel.from_pretrained(model, location)
+        return PeftModel.from_pretrained(model, location, **options)
 
 
 def _weights_file(location: str) -> Path:
@@ -69,6 +72,7 @@ def _weights_file(location: str) -> Path:
         return Path(location) / ADAPTER_WEIGHTS
     from huggingface_hub import hf_hub_download
 
+    ask_hub(location, ADAPTER_WEIGHTS, None, "adapter")
     return Path(hf_hub_download(location, ADAPTER_WEIGHTS))
 
 

@@ -79,10 +79,10 @@ def on_differences(layer: DecoderLayer, parts: Sequence[BaseRows]) -> Iterator[N
     changed: list[tuple[nn.Module, Any]] = []
     try:
         if parts and all(part.run.products for part in parts):
-            for name, module in linear_modules(layer).items():
-                if all(name in part.run.products[layer.index] for part in parts):
-                    changed.append((module, module.__dict__.get("forward")))  # accelerate puts one of its own there
-                    module.forward = functools.partial(_product, (layer.index, name), parts)
+            for name in set.intersection(*(set(part.run.products[layer.index]) for part in parts)):
+                module: Any = layer.module.get_submodule(name)
+                changed.append((module, module.__dict__.get("forward")))  # accelerate puts one of its own there
+                module.forward = functools.partial(_product, (layer.index, name), parts)
         yield
     finally:
         for module, before in changed:

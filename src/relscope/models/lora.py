@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relscope.errors import InputError
+from relscope.models.adapters import put_on
 from relscope.models.judge import JudgeModel
 from relscope.models.sources import adapter_location, source_errors
 
@@ -54,17 +55,13 @@ class TunableJudge:
         self._peft: Any = self._new(settings) if adapter is None else self._continued(settings, adapter)
 
     def _continued(self, settings: LoraSettings, adapter: str) -> Any:
-        from peft import LoraConfig, PeftModel
+        from peft import LoraConfig
 
         location = adapter_location(adapter)
-        with source_errors(adapter, "adapter"), warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            warnings.filterwarnings("ignore", category=FutureWarning)  # of what peft calls in transformers
+        with source_errors(adapter, "adapter"):
             config = LoraConfig.from_pretrained(location)
             config.lora_dropout = settings.dropout
-            return PeftModel.from_pretrained(
-                self.judge.model, location, config=config, is_trainable=True, autocast_adapter_dtype=False
-            )
+            return put_on(self.judge.model, location, config=config, is_trainable=True, autocast_adapter_dtype=False)
 
     def _new(self, settings: LoraSettings) -> Any:
         from peft import LoraConfig, get_peft_model

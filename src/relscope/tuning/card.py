@@ -73,8 +73,10 @@ def write_card(
         device: that it was trained on.
     """
     best = min(curve, key=lambda point: point.loss)
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     content = {
         "base_model": config.model,
+        "adapter": {"rank": adapter["r"], "alpha": adapter["lora_alpha"], "went_on_from": config.adapter},
         "config": config.model_dump(mode="json"),
         "data": [
             {
@@ -129,15 +131,16 @@ def evaluation_table(
 
 def _text(name: str, content: dict[str, Any], evaluations: tuple[Sequence[Measured], Sequence[Measured]]) -> str:
     best = content["validation"]
-    lora, hardware = content["config"]["lora"], content["hardware"]
+    adapter, hardware = content["adapter"], content["hardware"]
+    went_on = f", gone on from `{adapter['went_on_from']}`" if adapter["went_on_from"] else ""
     licence = [f"license: {content['licence']}"] if content["licence"] else []
     lines = [
         "---", f"base_model: {content['base_model']}", "library_name: peft", *licence, "tags: [relevance, relscope]",
         "---", "",
         f"# {name}", "",
-        f"A LoRA adapter (rank {lora['rank']}, alpha {lora['alpha']:g}) that makes `{content['base_model']}` judge "
-        "whether a document answers a query. Tuned with `relscope tune`; read it with `relscope run --model "
-        f"{content['base_model']} --adapter {name}`.", "",
+        f"A LoRA adapter (rank {adapter['rank']}, alpha {adapter['alpha']:g}) that makes `{content['base_model']}` "
+        f"judge whether a document answers a query. Tuned with `relscope tune`{went_on}; read it with `relscope run "
+        f"--model {content['base_model']} --adapter {name}`.", "",
         "## Data", "",
         "| source | questions | licence | credit |", "| --- | --- | --- | --- |",
         *(f"| {d['name']} | {d['n_questions']} | {d['licence'] or 'not given'} | {d['credit'] or ''} |"
