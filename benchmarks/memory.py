@@ -14,10 +14,11 @@ import re
 from pathlib import Path
 
 from pairs import pairs_of_150_tokens
-from relscope.interventions import COMPONENTS, all_sites, patch_pair
+from relscope.interventions import all_sites, patch_pair
 from relscope.models import load_judge
 from relscope.prompts import DEFAULT_REGIONS
 
+COMPONENTS = ("attn_out", "mlp_out", "resid_post", "z")
 GOAL_GIB = 1.5
 
 
