@@ -119,7 +119,7 @@ def test_what_cannot_be_had_is_refused(tiny_tokenizer: Any) -> None:
     judge = tiny_judge("llama", tiny_tokenizer)
     pair = aligned(tiny_tokenizer)
     with pytest.raises(InputError, match=r"precision 'detla' does not exist: did you mean 'delta'\?"):
-        check_precision(judge, "detla")
+        check_precision(judge, "detla", restart=True)
     with pytest.raises(InputError, match=r"precision 'delta' is one of restarts"):
         patch_pair(judge, pair, [], precision="delta", restart=False)
     judge.model.to(torch.bfloat16)

@@ -103,15 +103,11 @@ def patch_pairs(
     where the device's memory does not suffice for that, they go one by one. `on_group` is called with the patches that
     are done of a pair.
     """
-    check_precision(judge, precision)
     for _, patches in work:
         check_patches(judge, patches)
     if restart is None:
         restart = may_restart(judge)
-    if precision == "delta" and not restart:
-        raise InputError(
-            "precision 'delta' is one of restarts, which this model does not allow, or the call forbids: use 'exact'"
-        )
+    check_precision(judge, precision, restart=restart)
     how: dict[str, Any] = {"direction": direction, "memory_bytes": memory_bytes, "restart": restart,
                            "precision": precision, "on_group": on_group}  # fmt: skip
     try:
@@ -137,33 +133,31 @@ def _patch_together(
     precision: Precision,
     on_group: Callable[[AlignedPair, list[Patch]], None] | None,
 ) -> list[PatchedPair]:
-    swaps, recorded = [], []
+    swaps = []
     for pair, patches in work:
-        keep_attention = restart or replaces_attention(patches)
-        runs = {}
-        for name, prompt in (("clean", pair.clean), ("corrupted", pair.corrupted)):
-            is_base = name == ("corrupted" if direction == "denoise" else "clean")
-            with_products = is_base and restart and precision == "delta"
-            runs[name] = judge.record(prompt.ids, for_restart=keep_attention, with_products=with_products)
-        base, source = ("corrupted", "clean") if direction == "denoise" else ("clean", "corrupted")
-        placed = place_patches(pair.clean, patches, pair.differing[0])
-        recorded.append(runs)
-        swaps.append(Swap(getattr(pair, base).ids, pair.answer_ids, runs[base], runs[source], placed))
+        base, source = (pair.corrupted, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupted)
+        with_attention = restart or replaces_attention(patches)
+        swaps.append(
+            Swap(
+                base.ids,
+                pair.answer_ids,
+                judge.record(base.ids, for_restart=with_attention, with_products=precision == "delta"),
+                judge.record(source.ids, for_restart=with_attention),
+                place_patches(pair.clean, patches, pair.differing[0]),
+            )
+        )
 
     def told(number: int, group: list[Patch]) -> None:
         if on_group is not None:
             on_group(work[number][0], group)
 
     values = patch_placed(judge, swaps, restart=restart, memory_bytes=memory_bytes, on_group=told)
-    return [
-        PatchedPair(
-            pair.pair_id,
-            float(logit_diff_of(judge, runs["clean"], pair.answer_ids)),
-            float(logit_diff_of(judge, runs["corrupted"], pair.answer_ids)),
-            ld_patched,
-        )
-        for (pair, _), runs, ld_patched in zip(work, recorded, values, strict=True)
-    ]
+    measured = []
+    for (pair, _), swap, ld_patched in zip(work, swaps, values, strict=True):
+        ld_base, ld_source = (float(logit_diff_of(judge, run, pair.answer_ids)) for run in (swap.base, swap.source))
+        ld_clean, ld_corrupted = (ld_source, ld_base) if direction == "denoise" else (ld_base, ld_source)
+        measured.append(PatchedPair(pair.pair_id, ld_clean, ld_corrupted, ld_patched))
+    return measured
 
 
 @dataclass(frozen=True)
@@ -266,14 +260,17 @@ def check_patches(judge: JudgeModel, patches: Sequence[Patch]) -> None:
             raise InputError(f"head {site.head} does not exist: a layer has {kind} 0 to {n_heads - 1}")
 
 
-def check_precision(judge: JudgeModel, precision: str) -> None:
-    """Refuse a precision that does not exist, and differences of numbers that are rounded themselves.
+def check_precision(judge: JudgeModel, precision: str, *, restart: bool) -> None:
+    """Refuse a precision that does not exist, and differences without restarts or of numbers that are rounded.
 
     Raises:
         InputError: says what would be right.
     """
     if precision not in get_args(Precision):
         raise InputError(f"precision {precision!r} does not exist: {did_you_mean(precision, get_args(Precision))}")
+    if precision == "delta" and not restart:
+        why = judge.contract.why_not_restartable or "the call forbids them"
+        raise InputError(f"precision 'delta' is one of restarts: use 'exact'. {why}")
     if precision == "delta" and judge.dtype != torch.float32:
         dtype = str(judge.dtype).removeprefix("torch.")
         raise InputError(f"precision 'delta' takes differences of float32 activations; the model's are {dtype}")

@@ -97,8 +97,10 @@ def runs_in_words(manifest: Manifest) -> dict[str, str]:
     return {"clean": "relevant document", "corrupted": "other document"}
 
 
-def facts(manifest: Manifest, directions: Sequence[str], experiments: Sequence[str]) -> list[tuple[str, str]]:
-    """What was run, as (name, words) in reading order."""
+def facts(
+    manifest: Manifest, directions: Sequence[str], experiments: Sequence[str], error: str | None = None
+) -> list[tuple[str, str]]:
+    """What was run, as (name, words) in reading order; `error` says what lower precision was found to cost."""
     identity, shape = manifest.identity, manifest.model_shape
     patched = sum(not pair.filtered for pair in manifest.pairs)
     queries = len({pair.query_id for pair in manifest.pairs})
@@ -113,6 +115,7 @@ def facts(manifest: Manifest, directions: Sequence[str], experiments: Sequence[s
         ("Adapter", lookup(identity, "model.adapter")),
         ("Numbers", lookup(identity, "model.dtype", "config.dtype")),
         ("Precision of patched runs", PRECISIONS.get(str(lookup(identity, "precision")))),
+        ("Error found", error),
         ("Data", data_name(manifest)),
         (
             "Pairs",

@@ -53,7 +53,9 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "lead": _lead(contents),
         "sections": SECTIONS,
         "notices": notices(contents),
-        "facts": _facts(contents, experiments),
+        "facts": facts.facts(
+            manifest, contents.directions, experiments, contents.precision.sentence if contents.precision else None
+        ),
         "findings": contents.findings,
         "tiles": views.quality_tiles(contents.quality) if contents.quality else [],
         "quality_sentence": contents.quality.sentence if contents.quality else "",
@@ -100,14 +102,6 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "js": assets.own("report.js"),
         "plotly": assets.plotly(),
     }
-
-
-def _facts(contents: Contents, experiments: Sequence[str]) -> list[tuple[str, str]]:
-    known = facts.facts(contents.manifest, contents.directions, experiments)
-    if contents.precision is None:
-        return known
-    at = next((n for n, (name, _) in enumerate(known) if name == "Precision of patched runs"), len(known) - 1)
-    return [*known[: at + 1], ("Error found", contents.precision.sentence), *known[at + 1 :]]
 
 
 def _directions(contents: Contents) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

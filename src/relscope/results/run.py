@@ -43,6 +43,8 @@ MANIFEST_NAME: Final = "manifest.json"
 ROWS_FOLDER: Final = "rows"
 
 _PART_NAME = re.compile(r"(?P<experiment>[a-z][a-z0-9_]*)-(?P<number>[0-9]+)\.parquet")
+# Names of what follows from what was chosen.
+_FOLLOWS = re.compile(r"(sha256|fingerprint|n_pairs|n_cut)$")
 _Site = tuple[str | int, ...]
 
 
@@ -317,12 +319,9 @@ def _names_in(folder: Path) -> list[str]:
         raise RunError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-_FOLLOWS = re.compile(r"(sha256|fingerprint|n_pairs|n_cut)$")
-
-
 def _identity_problem(directory: Path, stored: Manifest, given: Manifest) -> str:
     differences = identity_differences(stored.identity, given.identity)
-    # Checksums and counts follow from what was chosen: beside it they say nothing.
+    # Checksums and counts say nothing beside what they follow from.
     chosen = [d for d in differences if not _FOLLOWS.search(d.partition(": ")[0])] or differences
     return f"{directory}: holds another run: {'; '.join(chosen)}; give another folder, or the same settings as before"
 

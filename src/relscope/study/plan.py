@@ -72,7 +72,7 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
 
 def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tuple[float, float]:
     """Estimated seconds of all patches, and measured seconds of one full forward pass."""
-    judge, restart = prepared.judge, prepared.contract.restartable
+    judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
     by_length = sorted(prepared.aligned, key=lambda pair: len(pair.clean.ids))
     median = by_length[len(by_length) // 2]
     verdicts(judge, [median])  # the first pass of a process is slower than all others
@@ -86,7 +86,7 @@ def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tupl
             direction=config.direction,
             memory_bytes=config.memory,
             restart=restart,
-            precision=prepared.precision(config),
+            precision=precision,
         )
         return time.perf_counter() - began
 

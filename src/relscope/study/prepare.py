@@ -74,9 +74,7 @@ class Prepared:
             on_cuda = self.judge.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             return "delta" if fits and on_cuda else "exact"
         if config.precision == "delta":
-            check_precision(self.judge, "delta")
-            if not self.contract.restartable:
-                raise InputError(f"precision: delta is one of restarts; use exact. {self.contract.why_not_restartable}")
+            check_precision(self.judge, "delta", restart=self.contract.restartable)
         return config.precision
 
     @property
