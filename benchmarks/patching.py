@@ -30,7 +30,7 @@ from goals import TOGETHER, Z_GOALS
 from pairs import pairs_of_150_tokens
 from peers.client import PEERS, Peer, PeerError
 from plain import PlainPatcher, peak_flops, plain_patcher
-from relscope.interventions import DEFAULT_MEMORY_BYTES, Precision, Site, all_sites, patch_cost, patch_pair
+from relscope.interventions import Precision, Site, all_sites, patch_cost, patch_pair
 from relscope.models import JudgeModel, load_judge
 from relscope.models.embedded import EMBEDDED_MODELS, embedded_folder
 from relscope.prompts import AlignedPair
@@ -93,7 +93,7 @@ class Bench:
         reference = torch.tensor(before + after)
         tallies.at(region, PLAIN).add(len(cells), sum(seconds_before + seconds_after))
         for precision, of in sweeps.items():
-            cost = patch_cost(self.judge, pair, sites, restart=True, memory_limit=DEFAULT_MEMORY_BYTES)
+            cost = patch_cost(self.judge, pair, sites, restart=True)
             worst = _worst(of.ld_patched[chosen], reference)
             tallies.at(region, precision).add(
                 len(sites), of.seconds, worst, recording=of.recording_seconds, flops=cost.flops

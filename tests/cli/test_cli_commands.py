@@ -149,9 +149,7 @@ def test_plan_prints_the_sums_of_what_each_pair_costs(
     config = tiny_config(tiny_model_folder)
     prepared = prepare(config, Silent())
     sites = [site for chosen in config.sites(4, 4).values() for site in chosen]
-    costs = [
-        patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=config.memory) for pair in prepared.aligned
-    ]
+    costs = [patch_cost(prepared.judge, pair, sites, restart=True) for pair in prepared.aligned]
     n_tokens = sum(2 * len(pair.clean.ids) for pair in prepared.aligned)
     flops = sum(cost.flops + cost.recording_flops for cost in costs)
     for label, value in (

@@ -29,7 +29,7 @@ def words(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     # At best some forty parts a second: long enough to be stopped in the middle.
     # Room for one pair at a time: each is then two parts of its own.
     return ["run", "-m", str(tiny_model_folder), "-p", str(prompt), "-n", str(N_PAIRS), "--device", "cpu",
-            "--memory", "64KiB"]  # fmt: skip
+            "--memory", "7MiB"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from example_pairs import aligned
 from families import FAMILIES, MODULE_COMPONENTS, N_HEADS, N_LAYERS, tiny_judge
 from relscope.errors import InputError
-from relscope.interventions import Site, all_sites, patch_pair, patching, wavefront
+from relscope.interventions import Site, all_sites, patch_cost, patch_pair, patching, wavefront
 from relscope.interventions.placing import PlacedPatch
 from relscope.models import JudgeModel, Replacement
 from relscope.models.recording import RecordedRun
@@ -85,7 +85,7 @@ def test_no_sites_are_no_values(judge: JudgeModel, pair: AlignedPair) -> None:
 
 
 def test_tiny_memory_changes_no_value(judge: JudgeModel, pair: AlignedPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    sites = all_sites(MODULE_COMPONENTS, ["document", "instruction", "all"], N_LAYERS, N_HEADS)
+    sites = all_sites(MODULE_COMPONENTS, ["document", "all"], N_LAYERS, N_HEADS)  # of one length
     whole = patch_pair(judge, pair, sites)
     widths = []
     real = JudgeModel.advance
@@ -95,7 +95,8 @@ def test_tiny_memory_changes_no_value(judge: JudgeModel, pair: AlignedPair, monk
         return real(self, layer, pieces, joining, **options)
 
     monkeypatch.setattr(JudgeModel, "advance", watched)
-    one_by_one = patch_pair(judge, pair, sites, memory_bytes=1)
+    least = patch_cost(judge, pair, sites, restart=True).least_bytes
+    one_by_one = patch_pair(judge, pair, sites, memory_bytes=least)
     assert set(widths) == {1}
     # Other batch sizes let the matrix products add in another order: rounding of an LD of order 1.
     assert (one_by_one.ld_patched - whole.ld_patched).abs().max() < 1e-5
@@ -141,15 +142,16 @@ def test_recorded_activations_are_untouched_by_a_sweep(
 ) -> None:
     runs: list[RecordedRun] = []
     before: list[dict[str, Any]] = []
-    real = JudgeModel.record
+    real = JudgeModel.record_all
 
-    def kept(self: JudgeModel, ids: Any, **options: Any) -> RecordedRun:
-        run = real(self, ids, **options)
-        runs.append(run)
-        before.append({field.name: copy.deepcopy(getattr(run, field.name)) for field in dataclasses.fields(run)})
-        return run
+    def kept(self: JudgeModel, prompts: Any, **options: Any) -> list[RecordedRun]:
+        found = real(self, prompts, **options)
+        for run in found:
+            runs.append(run)
+            before.append({field.name: copy.deepcopy(getattr(run, field.name)) for field in dataclasses.fields(run)})
+        return found
 
-    monkeypatch.setattr(JudgeModel, "record", kept)
+    monkeypatch.setattr(JudgeModel, "record_all", kept)
     patch_pair(
         judge, pair, all_sites(MODULE_COMPONENTS, ["all", "document", "last"], N_LAYERS, N_HEADS), restart=restart
     )

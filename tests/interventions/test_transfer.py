@@ -17,7 +17,6 @@ from families import MODULE_COMPONENTS, N_HEADS, N_LAYERS, as_judge, draw_weight
 from reference import Reference
 from relscope.errors import InputError
 from relscope.interventions import (
-    DEFAULT_MEMORY_BYTES,
     Site,
     Transfer,
     all_sites,
@@ -152,7 +151,8 @@ def test_little_memory_changes_no_value_and_every_site_is_reported(llamas: Trans
     sites = all_sites(MODULE_COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
     whole = transfer_pair(llamas, pair, sites, prompt="clean")
     told: list[Site] = []
-    one_by_one = transfer_pair(llamas, pair, sites, prompt="clean", memory_bytes=1, on_group=told.extend)
+    least = transfer_cost(llamas.receiver, pair, sites, restart=True).least_bytes
+    one_by_one = transfer_pair(llamas, pair, sites, prompt="clean", memory_bytes=least, on_group=told.extend)
     # Other batch sizes let the matrix products add in another order: rounding of an LD of order 1.
     assert (one_by_one.ld_patched - whole.ld_patched).abs().max() < 1e-5
     assert sorted(told, key=sites.index) == sites
@@ -162,7 +162,7 @@ def test_little_memory_changes_no_value_and_every_site_is_reported(llamas: Trans
 def test_operations_are_those_that_torch_counts(llamas: Transfer, tiny_tokenizer: Any, region: str) -> None:
     pair = aligned(tiny_tokenizer)
     sites = all_sites(MODULE_COMPONENTS, [region], N_LAYERS, N_HEADS)
-    cost = transfer_cost(llamas.receiver, pair, sites, restart=True, memory_limit=DEFAULT_MEMORY_BYTES)
+    cost = transfer_cost(llamas.receiver, pair, sites, restart=True)
     with FlopCounterMode(display=False) as counter:
         transfer_pair(llamas, pair, sites, prompt="clean", restart=True)
     # The answers' rows of the unembedding are left out of the count.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from families import as_judge, tiny_model
+from relscope.models import attention
 from relscope.models.attention import (
     NAME,
     AttentionCall,
@@ -109,3 +110,19 @@ def test_recorded_masks_are_the_models_own_windows(family: str) -> None:
     assert "sliding_attention" in layer_types
     for mask, kind in zip(run.mask, layer_types, strict=True):
         assert torch.equal(mask, windowed if kind == "sliding_attention" else causal)
+
+
+@pytest.mark.parametrize("most_scores", [1, 100, 400, 10**6])
+@pytest.mark.parametrize("n_prefix", [0, 5])
+def test_attention_in_blocks_is_the_same(most_scores: int, n_prefix: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 4, 7, 8, generator=generator)
+    key, value = torch.randn(2, 3, 2, 9, 8, generator=generator)  # the destinations are the last 7 of 9
+    prefix_k, prefix_v = torch.randn(2, 2, n_prefix, 8, generator=generator)
+    mask = torch.ones(n_prefix + 9, n_prefix + 9, dtype=torch.bool).tril().triu(-8)[-7:]
+    call = AttentionCall(0, query, key, value, None, scaling=0.7, softcap=None)
+    whole = SharedPrefixAttention(prefix_k, prefix_v, mask)(call)
+    monkeypatch.setattr(attention, "MOST_SCORES", most_scores)
+    in_blocks = SharedPrefixAttention(prefix_k, prefix_v, mask)(call)
+    # float32, values of order 1
+    torch.testing.assert_close(in_blocks, whole, rtol=1e-5, atol=1e-5)

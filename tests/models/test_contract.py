@@ -18,6 +18,7 @@ from relscope.models.architectures import resolve_layers
 V = 120
 CLAUSES = (
     "shapes", "patterns", "answer logits", "residual sum", "identity patch", "final residual", "restart",
+    "continuation",
 )  # fmt: skip
 
 
@@ -155,13 +156,13 @@ def test_a_way_around_the_last_residual_fails_the_final_residual() -> None:
         contract.require_patching("m")
 
 
-def test_attention_with_sinks_fails_patterns_and_restart_only() -> None:
+def test_attention_with_sinks_fails_only_what_replaces_attention() -> None:
     judge = as_judge(tiny_model("llama", V))
     judge.layers[3].attention.register_forward_pre_hook(
         lambda _m, args, kwargs: (args, {**kwargs, "s_aux": torch.zeros(4)}), with_kwargs=True
     )
     contract = check_contract(judge)
-    assert failed(contract) == {"patterns", "restart"}
+    assert failed(contract) == {"patterns", "restart", "continuation"}
     assert "'s_aux' is not supported" in next(c.detail for c in contract.clauses if c.name == "restart")
     contract.require_patching("m")
 
@@ -173,7 +174,7 @@ def test_attention_that_does_not_ask_the_registry_fails_the_restart_with_the_rea
         layer.attention.config = transformers.LlamaConfig(**layer.attention.config.to_diff_dict())  # type: ignore[union-attr]
         layer.attention.config._attn_implementation = "eager"  # type: ignore[union-attr]
     contract = check_contract(judge)
-    assert failed(contract) == {"patterns", "restart"}
+    assert failed(contract) == {"patterns", "restart", "continuation"}
     assert "registry" in next(c.detail for c in contract.clauses if c.name == "restart")
 
 
@@ -192,7 +193,7 @@ def test_a_huge_position_does_not_hide_an_error_elsewhere() -> None:
         return changed
 
     judge.layers[2].module.register_forward_hook(nudged)
-    assert failed(check_contract(judge)) == {"residual sum", "restart"}
+    assert failed(check_contract(judge)) == {"residual sum", "restart", "continuation"}
 
 
 def test_attention_that_counts_positions_itself_fails_the_restart() -> None:
@@ -204,7 +205,7 @@ def test_attention_that_counts_positions_itself_fails_the_restart() -> None:
         return (hidden + torch.arange(hidden.shape[1])[:, None] / 10, *args[1:]), kwargs
 
     judge.layers[1].attention.register_forward_pre_hook(counted, with_kwargs=True)
-    assert failed(check_contract(judge)) == {"restart"}
+    assert failed(check_contract(judge)) == {"restart", "continuation"}
 
 
 def test_a_clause_that_does_not_exist_does_not_hold() -> None:

@@ -16,7 +16,7 @@ from relscope.study import StudyConfig, compare_models
 from tiny_study import MODEL_SEED, Told, assert_same_rows, tiny_config
 
 SMALL: dict[str, Any] = {
-    "memory": "64KiB",  # room for one pair at a time: each is then a part of its own
+    "memory": "7MiB",  # room for one pair at a time: each is then a part of its own
     "experiments": {
         "flow": {"regions": ["last", "query"], "components": ["attn_out", "mlp_out"]},
         "heads": {"regions": ["last", "document"]},

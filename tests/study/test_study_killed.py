@@ -27,7 +27,7 @@ PATIENCE = 60.0  # seconds; what is waited for takes less than one on an idle ma
 def fields(tiny_model_folder: Path) -> dict[str, Any]:
     # 20 pairs of two parts each: many moments to be killed at.
     return {
-        "model": str(tiny_model_folder), "device": "cpu", "pairs": 20, "prompt": SHORT, "memory": "64KiB",
+        "model": str(tiny_model_folder), "device": "cpu", "pairs": 20, "prompt": SHORT, "memory": "7MiB",
         "experiments": {"flow": {"regions": ["query", "document", "last"]}, "heads": {"regions": ["last", "all"]}},
     }  # fmt: skip
 

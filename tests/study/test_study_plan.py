@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from relscope.errors import InputError
 from relscope.interventions import Site, all_sites, patch_cost, patch_pair, patch_pairs
 from relscope.prompts import AlignedPair
 from relscope.study import Prepared, StudyConfig, plan_study
@@ -42,7 +43,7 @@ def test_positions_recomputed_are_those_that_a_loop_over_layers_and_positions_co
             for _layer in range(site.layer + 1, N_LAYERS):
                 for position in range(len(pair.clean.ids)):
                     n_positions += bool(positions) and position >= positions[0]
-        cost = patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=GIB)
+        cost = patch_cost(prepared.judge, pair, sites, restart=True)
         assert (cost.n_patches, cost.n_positions) == (n_patches, n_positions)
 
 
@@ -51,7 +52,7 @@ def test_operations_of_a_head_at_the_query_by_hand(prepared: Prepared) -> None:
     n = len(pair.clean.ids)
     query = pair.clean.region("query")
     suffix = n - query[0]
-    cost = patch_cost(prepared.judge, pair, [Site("z", 1, "query", 2)], restart=True, memory_limit=GIB)
+    cost = patch_cost(prepared.judge, pair, [Site("z", 1, "query", 2)], restart=True)
     # Layer 1: the query's rows through the output projection and the MLP. Layers 2 and 3: the suffix; in layer 3 all
     # but the last position need keys and values only.
     trimmed = MLP + OUT_PROJ + Q_PROJ + ATTENDED * n
@@ -67,7 +68,7 @@ def test_operations_of_other_components_by_hand(prepared: Prepared) -> None:
 
     def flops(component: str, layer: int) -> float:
         sites = [Site(component, layer, "last")]
-        return patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=GIB).flops
+        return patch_cost(prepared.judge, pair, sites, restart=True).flops
 
     # At the last position of the last layer: the MLP runs again after attn_out; the others are sums.
     assert flops("attn_out", 3) == MLP
@@ -79,7 +80,7 @@ def test_operations_of_other_components_by_hand(prepared: Prepared) -> None:
 def test_without_restart_each_patch_is_a_full_forward_pass(prepared: Prepared) -> None:
     pair = prepared.aligned[0]
     sites = all_sites(("z",), ("last",), N_LAYERS, N_HEADS)
-    cost = patch_cost(prepared.judge, pair, sites, restart=False, memory_limit=GIB)
+    cost = patch_cost(prepared.judge, pair, sites, restart=False)
     n = len(pair.clean.ids)
     assert cost.flops == cost.full_pass_flops == 16 * n * N_LAYERS * row(n)
     assert cost.n_positions == 16 * n * N_LAYERS
@@ -90,7 +91,7 @@ def test_costs_of_groups_add_up(prepared: Prepared) -> None:
     sites = all_sites(("attn_out", "mlp_out"), ("query", "last"), N_LAYERS, N_HEADS)
 
     def flops(of: list[Site]) -> float:
-        return patch_cost(prepared.judge, pair, of, restart=True, memory_limit=GIB).flops
+        return patch_cost(prepared.judge, pair, of, restart=True).flops
 
     assert flops(sites) == flops(sites[:5]) + flops(sites[5:])
 
@@ -100,16 +101,14 @@ def test_a_plan_is_the_sum_over_pairs(config: StudyConfig, prepared: Prepared) -
     plan = plan_study(config, told)
     sites = [site for chosen in config.sites(N_LAYERS, N_HEADS).values() for site in chosen]
     assert len(sites) == N_LAYERS * (3 * 5 + N_HEADS * 3)
-    costs = [
-        patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=config.memory) for pair in prepared.aligned
-    ]
+    costs = [patch_cost(prepared.judge, pair, sites, restart=True) for pair in prepared.aligned]
     assert (plan.n_pairs, plan.n_excluded) == (3, 0)
     assert plan.n_patches == sum(cost.n_patches for cost in costs) == 3 * len(sites)
     assert plan.n_positions == sum(cost.n_positions for cost in costs)
     assert plan.n_tokens == sum(len(p.clean.ids) + len(p.corrupted.ids) for p in prepared.aligned)
     assert plan.flops == sum(cost.flops + cost.recording_flops for cost in costs)
     assert plan.full_pass_flops == sum(cost.full_pass_flops for cost in costs)
-    assert plan.memory_bytes == max(cost.memory_bytes for cost in costs)
+    assert plan.memory_bytes == max(cost.most_bytes for cost in costs)
     assert plan.weights_bytes == 4 * prepared.judge.shape.n_parameters  # float32
     assert 0 < plan.seconds < 60
     assert plan.full_pass_seconds > 0
@@ -137,6 +136,8 @@ def test_patches_held_at_once_stay_within_the_memory_bound(
     sites = all_sites(("z",), ("query", "last"), N_LAYERS, N_HEADS)
     suffix = len(pair.clean.ids) - pair.clean.region("query")[0]
     memory = n_fit * suffix * 32 * 4  # so many residuals of the longest suffix, in float32
+    cost = patch_cost(prepared.judge, pair, sites, restart=True)
+    beside = cost.recorded_bytes + cost.chunk_bytes
     held: list[int] = []
     new_empty = torch.Tensor.new_empty
 
@@ -150,7 +151,10 @@ def test_patches_held_at_once_stay_within_the_memory_bound(
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "new_empty", counted)
         (bounded,) = patch_pairs(
-            prepared.judge, [(pair, sites)], memory_bytes=memory, on_group=lambda _pair, group: groups.append(group)
+            prepared.judge,
+            [(pair, sites)],
+            memory_bytes=beside + memory,
+            on_group=lambda _pair, group: groups.append(group),
         )
     assert sorted(site for group in groups for site in group) == sorted(sites)
     assert max(sum(site.region == "query" for site in group) for group in groups) == n_fit
@@ -163,12 +167,33 @@ def test_patches_held_at_once_stay_within_the_memory_bound(
     )
 
 
-def test_planned_memory_grows_by_no_more_than_the_bound(prepared: Prepared) -> None:
+def test_planned_memory_is_within_the_bound(config: StudyConfig, prepared: Prepared) -> None:
+    sites = [site for chosen in config.sites(N_LAYERS, N_HEADS).values() for site in chosen]
+    costs = [patch_cost(prepared.judge, pair, sites, restart=True) for pair in prepared.aligned]
+    least, most = max(cost.least_bytes for cost in costs), max(cost.most_bytes for cost in costs)
+    assert least < most
+    for bound in (least, (least + most) // 2):
+        assert plan_study(config.model_copy(update={"memory": bound})).memory_bytes == bound
+
+
+def test_recorded_runs_take_what_is_counted(prepared: Prepared) -> None:
     pair = prepared.aligned[0]
-    sites = all_sites(("z",), ("query", "last", "all"), N_LAYERS, N_HEADS)
-    recorded = patch_cost(prepared.judge, pair, [], restart=True, memory_limit=GIB).memory_bytes
-    for limit in (1 << 10, 1 << 16):
-        bounded = patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=limit)
-        assert bounded.memory_bytes == recorded + limit
-    free = patch_cost(prepared.judge, pair, sites, restart=True, memory_limit=GIB)
-    assert recorded < free.memory_bytes < recorded + (1 << 24)
+    for precision in ("exact", "delta"):
+        counted = patch_cost(prepared.judge, pair, [], restart=True, precision=precision).recorded_bytes
+        runs = [prepared.judge.record(pair.clean.ids, with_products=precision == "delta"),
+                prepared.judge.record(pair.corrupted.ids)]  # fmt: skip
+        held = [t for run in runs for t in (run.resid, run.attn_out, run.mlp_out, run.z, *run.q, *run.k, *run.v)]
+        held += [t for run in runs for of in run.products for product in of.values() for t in (product.x, product.y)]
+        # The final residual is one layer's worth more; masks and rotary embeddings are small.
+        assert sum(t.numel() * t.element_size() for t in held) == pytest.approx(counted, rel=0.1)
+
+
+def test_too_little_memory_is_told_with_what_would_do(prepared: Prepared, config: StudyConfig) -> None:
+    pair, sites = prepared.aligned[0], all_sites(("z",), ("query",), N_LAYERS, N_HEADS)
+    least = patch_cost(prepared.judge, pair, sites, restart=True).least_bytes
+    patch_pair(prepared.judge, pair, sites, memory_bytes=least)
+    message = r"memory: .* MiB are too little for a pair of \d+ tokens: .*; give at least \d+ MiB, or cut documents"
+    with pytest.raises(InputError, match=message):
+        patch_pair(prepared.judge, pair, sites, memory_bytes=least - 1)
+    with pytest.raises(InputError, match=r"q01:0: " + message):
+        plan_study(config.model_copy(update={"memory": 1 << 10}))

@@ -19,7 +19,7 @@ from tiny_study import MODEL_SEED, Told, assert_same_rows, save_tiny_model, tiny
 # Room for one pair at a time: each is then a part of its own.
 SMALL: dict[str, Any] = {
     "experiments": {"flow": {"regions": ["last", "query"]}, "heads": {"regions": ["last"]}},
-    "memory": "64KiB",
+    "memory": "7MiB",
 }
 
 

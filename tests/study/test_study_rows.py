@@ -213,4 +213,4 @@ def test_low_precision_is_warned_of(tiny_model_folder: Path, tmp_path: Path) -> 
 
 
 def test_memory_bounds_change_no_row(tiny_model_folder: Path, tmp_path: Path, finished: Run) -> None:
-    assert_same_rows(run_study(tiny_config(tiny_model_folder, memory="50KiB"), tmp_path / "run"), finished)
+    assert_same_rows(run_study(tiny_config(tiny_model_folder, memory="7MiB"), tmp_path / "run"), finished)

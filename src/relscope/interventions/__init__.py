@@ -7,7 +7,7 @@ from relscope.interventions.changes import (
     require_comparable_weights,
     weight_changes,
 )
-from relscope.interventions.cost import PatchCost, patch_cost, transfer_cost
+from relscope.interventions.cost import PatchCost, patch_cost, too_little_memory, transfer_cost
 from relscope.interventions.patching import (
     DEFAULT_MEMORY_BYTES,
     PatchedPair,
@@ -48,6 +48,7 @@ __all__ = [
     "patch_pairs",
     "require_comparable_weights",
     "require_same_shape",
+    "too_little_memory",
     "transfer_cost",
     "transfer_pair",
     "weight_changes",

@@ -10,16 +10,28 @@ through the rest of layer l. The full forward pass, the unit to compare with, is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
 from relscope.interventions.placing import PlacedPatch, place_patches
 from relscope.interventions.sites import Patch, Precision
 from relscope.interventions.wavefront import ROWS_PER_CHUNK, changed_rows
-from relscope.models import ATTENTION_COMPONENTS, JudgeModel, Replacement, goes_by_rows, linear_modules
+from relscope.models import (
+    ATTENTION_COMPONENTS,
+    MOST_SCORES,
+    JudgeModel,
+    Replacement,
+    goes_by_rows,
+    linear_modules,
+)
 from relscope.prompts import AlignedPair
+
+# Copies of a chunk's residuals (read, normed, added...) and of attention's scores that are held at once.
+_RESIDUALS_OF_CHUNK = 6
+_SCORES_OF_CHUNK = 3
 
 
 @dataclass(frozen=True)
@@ -32,8 +44,10 @@ class PatchCost:
         flops: floating-point operations of the patches.
         recording_flops: operations of the two recorded runs.
         full_pass_flops: operations of one full forward pass a patch, for comparison.
-        memory_bytes: what recorded runs, patched activations and the temporaries of one chunk take at once.
-        pair_bytes: the share of it that every other pair takes again.
+        recorded_bytes: memory of the two recorded runs.
+        chunk_bytes: memory of the temporaries of one chunk of rows, whatever the number of pairs.
+        patch_bytes: memory of the patched activations of one patch, at most.
+        patches_bytes: memory of the patched activations of all patches at once.
     """
 
     n_patches: int
@@ -41,8 +55,20 @@ class PatchCost:
     flops: float
     recording_flops: float
     full_pass_flops: float
-    memory_bytes: int
-    pair_bytes: int
+    recorded_bytes: int
+    chunk_bytes: int
+    patch_bytes: int
+    patches_bytes: int
+
+    @property
+    def least_bytes(self) -> int:
+        """Memory beyond the weights without which the pair cannot be patched."""
+        return self.recorded_bytes + self.chunk_bytes + self.patch_bytes
+
+    @property
+    def most_bytes(self) -> int:
+        """Memory beyond the weights that the pair takes where there is no bound."""
+        return self.recorded_bytes + self.chunk_bytes + self.patches_bytes
 
 
 def patch_cost(
@@ -51,32 +77,37 @@ def patch_cost(
     patches: Sequence[Patch],
     *,
     restart: bool,
-    memory_limit: int,
     precision: Precision = "exact",
 ) -> PatchCost:
     """Count what `patch_pair` will do for one pair; with delta, products weigh less than they count."""
     placed = place_patches(pair.clean, patches, pair.differing[0])
-    cost = _cost(judge, placed, len(pair.clean.ids), restart=restart, memory_limit=memory_limit)
-    if precision == "exact" or not restart:
-        return cost
-    modules = [module for layer in judge.layers for module in linear_modules(layer).values()]
-    # The base run's products of each pair, and the weights once more in half the bytes.
-    n_values = len(pair.clean.ids) * sum(sum(module.weight.shape) for module in modules)  # type: ignore[arg-type, misc]
-    products = n_values * judge.dtype.itemsize
-    weights = 2 * sum(_n_weights(module) for module in modules)
-    return replace(cost, memory_bytes=cost.memory_bytes + weights + products, pair_bytes=cost.pair_bytes + products)
+    with_products = restart and precision == "delta"
+    return _cost(judge, placed, len(pair.clean.ids), restart=restart, with_products=with_products)
 
 
-def transfer_cost(
-    receiver: JudgeModel, pair: AlignedPair, patches: Sequence[Patch], *, restart: bool, memory_limit: int
-) -> PatchCost:
+def transfer_cost(receiver: JudgeModel, pair: AlignedPair, patches: Sequence[Patch], *, restart: bool) -> PatchCost:
     """Count what `transfer_pair` will do for one prompt of one pair."""
-    placed = place_patches(pair.clean, patches, 0)
-    return _cost(receiver, placed, len(pair.clean.ids), restart=restart, memory_limit=memory_limit)
+    return _cost(receiver, place_patches(pair.clean, patches, 0), len(pair.clean.ids), restart=restart)
+
+
+def memory_for_patches(memory_bytes: int, costs: Sequence[PatchCost]) -> int | None:
+    """What a bound leaves for patched activations when pairs are patched together; None if it is too little."""
+    left = memory_bytes - max(of.chunk_bytes for of in costs) - sum(of.recorded_bytes for of in costs)
+    return left if left >= max(of.patch_bytes for of in costs) else None
+
+
+def too_little_memory(memory_bytes: int, cost: PatchCost, n_tokens: int) -> str:
+    """What a user is told about a bound that is too low for one pair."""
+    mib = {name: f"{math.ceil(getattr(cost, f'{name}_bytes') / 2**20)} MiB" for name in ("recorded", "chunk", "least")}
+    return (
+        f"memory: {memory_bytes / 2**20:.3g} MiB are too little for a pair of {n_tokens} tokens: its two recorded runs "
+        f"take {mib['recorded']}, a chunk of rows {mib['chunk']}; give at least {mib['least']}, or cut documents "
+        "(max_document_tokens)"
+    )
 
 
 def _cost(
-    judge: JudgeModel, placed: Sequence[PlacedPatch], n_tokens: int, *, restart: bool, memory_limit: int
+    judge: JudgeModel, placed: Sequence[PlacedPatch], n_tokens: int, *, restart: bool, with_products: bool = False
 ) -> PatchCost:
     shape = judge.shape
     per_layer = _Layer(judge)
@@ -100,22 +131,42 @@ def _cost(
             flops -= (n_suffix - 1) * per_layer.saved_at_end(n_tokens, is_edited)
         n_positions += n_after * n_suffix
         suffixes.append(n_suffix)
-    size = judge.dtype.itemsize
-    heads = 2 * (shape.n_heads + shape.n_kv_heads) * shape.d_head  # z and q, k and v
-    recorded = 2 * shape.n_layers * n_tokens * size * (4 * shape.d_model + heads)
-    in_flight = min(memory_limit, len(placed) * max(suffixes) * shape.d_model * size)
-    rows = max(ROWS_PER_CHUNK, *suffixes)
-    chunk = rows * size * (per_layer.mlp_width + 4 * shape.d_model + shape.n_heads * n_tokens)
-    of_pair = recorded + in_flight
+    of_position = shape.d_model * judge.dtype.itemsize
     return PatchCost(
         n_patches=len(placed),
         n_positions=n_positions,
         flops=flops,
         recording_flops=2 * full_pass,
         full_pass_flops=len(placed) * full_pass,
-        memory_bytes=of_pair + chunk,
-        pair_bytes=of_pair,
+        recorded_bytes=_recorded_bytes(judge, n_tokens, with_products),
+        chunk_bytes=_chunk_bytes(judge, n_tokens, with_products) if restart else 0,
+        patch_bytes=max(suffixes) * of_position,
+        patches_bytes=sum(suffixes) * of_position,
     )
+
+
+def _recorded_bytes(judge: JudgeModel, n_tokens: int, with_products: bool) -> int:
+    """Of two recorded runs; with the products of one of them, which has been the base run."""
+    shape = judge.shape
+    of_heads = 2 * (shape.n_heads + shape.n_kv_heads) * shape.d_head  # z and q, k and v
+    n_values = 2 * shape.n_layers * (3 * shape.d_model + of_heads)  # what a layer reads, and what its halves add
+    if with_products:
+        n_values += sum(sum(module.weight.shape) for module in _linear_modules(judge))  # type: ignore[arg-type, misc]
+    return n_tokens * n_values * judge.dtype.itemsize
+
+
+def _chunk_bytes(judge: JudgeModel, n_tokens: int, with_products: bool) -> int:
+    """Of the MLP's activations, of residuals and of attention's scores; with products, of weights in half the bytes."""
+    shape = judge.shape
+    rows = max(ROWS_PER_CHUNK, n_tokens)
+    n_values = rows * (_Layer(judge).mlp_width + _RESIDUALS_OF_CHUNK * shape.d_model)
+    n_values += _SCORES_OF_CHUNK * min(MOST_SCORES, rows * shape.n_heads * n_tokens)
+    low = 2 * sum(map(_n_weights, _linear_modules(judge))) if with_products else 0
+    return n_values * judge.dtype.itemsize + low
+
+
+def _linear_modules(judge: JudgeModel) -> list[nn.Module]:
+    return [module for layer in judge.layers for module in linear_modules(layer).values()]
 
 
 class _Layer:
@@ -126,6 +177,7 @@ class _Layer:
         self.mlp = 2.0 * _n_weights(block.mlp)
         self.mlp_width = _n_weights(block.mlp) // judge.shape.d_model  # activations that one position holds at once
         self.out_proj = 2.0 * _n_weights(block.out_proj)
+        self.n_heads = judge.shape.n_heads
         self._attention = 2.0 * _n_weights(block.attention)
         self._for_each_source = 4.0 * judge.shape.n_heads * judge.shape.d_head
         by_rows = goes_by_rows(block)
@@ -156,6 +208,6 @@ def _patched_layer(layer: _Layer, only: Replacement, n_tokens: int, *, at_end: b
         return 0.0
     n_rows = len(rows)
     attention = 0.0
-    if only.component in ATTENTION_COMPONENTS:
-        attention = (n_tokens - rows[0]) * layer.attended(n_tokens)
+    if only.component in ATTENTION_COMPONENTS:  # computed once for the patches of all heads
+        attention = (n_tokens - rows[0]) * layer.attended(n_tokens) / layer.n_heads
     return attention + n_rows * (layer.mlp + (0.0 if only.component == "attn_out" else layer.out_proj))

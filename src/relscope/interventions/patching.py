@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relscope.errors import InputError, did_you_mean
+from relscope.interventions.cost import memory_for_patches, patch_cost, too_little_memory
 from relscope.interventions.full_pass import full_pass
 from relscope.interventions.placing import PlacedPatch, place_patches
 from relscope.interventions.sites import Direction, Patch, Precision, sites_of
@@ -61,8 +62,8 @@ def patch_pair(
         pair: clean and corrupted prompt of equal length.
         patches: sites, each patched alone, and `Joint`s, whose sites are patched together.
         direction: "denoise" patches clean values into the corrupted run, "noise" the reverse.
-        memory_bytes: bound on the patched activations held at once (the weights, the two recorded runs and the
-            temporaries of one chunk of about 1000 rows come on top).
+        memory_bytes: bound on what is held at once beyond the weights: the recorded runs, patched activations, and the
+            temporaries of one chunk of about 1000 rows (counted, not measured; see `PatchCost.least_bytes`).
         restart: None asks the model's contract: restart where it holds, else the plain way, one full forward pass for
             each patch, with a warning. True and False decide it.
         precision: "exact", or "delta": the matrix products of restarts in bfloat16, of differences from the base run,
@@ -74,7 +75,8 @@ def patch_pair(
 
     Raises:
         InputError: a site's layer or head does not exist in the model, a region in the pair's prompts, the model
-            fails a clause of the contract without which patches mean nothing, or it cannot be restarted on differences.
+            fails a clause of the contract without which patches mean nothing, it cannot be restarted on differences,
+            or the memory is too little for one patch.
     """
     (patched,) = patch_pairs(
         judge,
@@ -100,18 +102,23 @@ def patch_pairs(
     """As `patch_pair`, of several pairs, each with its own patches: they go through the model together.
 
     That pays where a pair alone has little to compute, as at the last token. All pairs' recorded runs are held at once;
-    where the device's memory does not suffice for that, they go one by one. `on_group` is called with the patches that
-    are done of a pair.
+    where `memory_bytes`, or the device's memory, does not suffice for that, they go one by one. `on_group` is called
+    with the patches that are done of a pair.
     """
     for _, patches in work:
         check_patches(judge, patches)
     if restart is None:
         restart = may_restart(judge)
     check_precision(judge, precision, restart=restart)
-    how: dict[str, Any] = {"direction": direction, "memory_bytes": memory_bytes, "restart": restart,
-                           "precision": precision, "on_group": on_group}  # fmt: skip
+    how: dict[str, Any] = {"direction": direction, "restart": restart, "precision": precision, "on_group": on_group}
+    costs = [patch_cost(judge, pair, patches, restart=restart, precision=precision) for pair, patches in work]
+    for_patches = memory_for_patches(memory_bytes, costs)
+    if len(work) > 1 and for_patches is None:
+        return [patched for item in work for patched in patch_pairs(judge, [item], memory_bytes=memory_bytes, **how)]
+    if for_patches is None:
+        raise InputError(too_little_memory(memory_bytes, costs[0], len(work[0][0].clean.ids)))
     try:
-        return _patch_together(judge, work, **how)
+        return _patch_together(judge, work, memory_bytes=for_patches, **how)
     except torch.OutOfMemoryError:
         if len(work) == 1:
             raise InputError(
@@ -120,7 +127,7 @@ def patch_pairs(
             ) from None
     # Outside the handler, whose traceback keeps what was computed so far.
     _free_memory(f"{len(work)} pairs at once; they go one by one")
-    return [patched for item in work for patched in patch_pairs(judge, [item], **how)]
+    return [patched for item in work for patched in patch_pairs(judge, [item], memory_bytes=memory_bytes, **how)]
 
 
 def _patch_together(
@@ -133,19 +140,17 @@ def _patch_together(
     precision: Precision,
     on_group: Callable[[AlignedPair, list[Patch]], None] | None,
 ) -> list[PatchedPair]:
-    swaps = []
-    for pair, patches in work:
-        base, source = (pair.corrupted, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupted)
-        with_attention = restart or replaces_attention(patches)
-        swaps.append(
-            Swap(
-                base.ids,
-                pair.answer_ids,
-                judge.record(base.ids, for_restart=with_attention, with_products=precision == "delta"),
-                judge.record(source.ids, for_restart=with_attention),
-                place_patches(pair.clean, patches, pair.differing[0]),
-            )
-        )
+    clean, corrupted = ([getattr(pair, name).ids for pair, _ in work] for name in ("clean", "corrupted"))
+    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    for_restart = restart or any(replaces_attention(patches) for _, patches in work)
+    if precision == "delta":
+        runs = judge.record_all(base, for_restart=True, with_products=True) + judge.record_all(source)
+    else:
+        runs = judge.record_all([*base, *source], for_restart=for_restart)
+    swaps = [
+        Swap(ids, pair.answer_ids, of_base, of_source, place_patches(pair.clean, patches, pair.differing[0]))
+        for (pair, patches), ids, of_base, of_source in zip(work, base, runs, runs[len(work) :], strict=False)
+    ]
 
     def told(number: int, group: list[Patch]) -> None:
         if on_group is not None:

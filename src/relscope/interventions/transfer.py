@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from relscope.errors import InputError
+from relscope.interventions.cost import memory_for_patches, too_little_memory, transfer_cost
 from relscope.interventions.patching import (
     DEFAULT_MEMORY_BYTES,
     PatchedPair,
@@ -79,7 +80,7 @@ def transfer_pair(
         pair: whose tokens are the same for both models.
         patches: sites, each patched alone, and `Joint`s, whose sites are patched together.
         prompt: which prompt of the pair both models read, "clean" or "corrupted".
-        memory_bytes: bound on the patched activations held at once.
+        memory_bytes: bound on what is held at once beyond the weights, as for `patch_pair`.
         restart: None asks both models' contracts, as `patch_pair` does.
         on_group: called with the patches of each group as soon as they are done.
 
@@ -88,13 +89,18 @@ def transfer_pair(
         prompt; `ld_patched` the receiver's with each patch.
 
     Raises:
-        InputError: there is no such prompt, a layer or head does not exist, or a region in the pair's prompts.
+        InputError: there is no such prompt, a layer or head does not exist, or a region in the pair's prompts, or the
+            memory is too little for one patch.
     """
     if prompt not in get_args(PromptName):
         raise InputError(f"prompt {prompt!r} does not exist: a pair has the prompts 'clean' and 'corrupted'")
     check_patches(transfer.receiver, patches)
     restart = transfer.may_restart() if restart is None else restart
     read = pair.clean if prompt == "clean" else pair.corrupted
+    cost = transfer_cost(transfer.receiver, pair, patches, restart=restart)
+    for_patches = memory_for_patches(memory_bytes, [cost])
+    if for_patches is None:
+        raise InputError(too_little_memory(memory_bytes, cost, len(read.ids)))
     keep_attention = restart or replaces_attention(patches)
     base = transfer.receiver.record(read.ids, for_restart=keep_attention)
     source = transfer.donor.record(read.ids, for_restart=keep_attention)
@@ -104,7 +110,7 @@ def transfer_pair(
         if on_group is not None:
             on_group(group)
 
-    (ld_patched,) = patch_placed(transfer.receiver, [swap], restart=restart, memory_bytes=memory_bytes, on_group=told)
+    (ld_patched,) = patch_placed(transfer.receiver, [swap], restart=restart, memory_bytes=for_patches, on_group=told)
     return PatchedPair(
         pair.pair_id,
         float(logit_diff_of(transfer.donor, source, pair.answer_ids)),

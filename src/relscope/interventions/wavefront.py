@@ -32,6 +32,7 @@ from torch import Tensor
 from relscope.interventions.placing import PlacedPatch
 from relscope.models import (
     ATTENTION_COMPONENTS,
+    KV_HEAD_COMPONENTS,
     BaseRows,
     Joining,
     JudgeModel,
@@ -217,13 +218,25 @@ class _Wave:
         self, layer: int, component: str, numbers: Sequence[int], positions: Sequence[int]
     ) -> Float[Tensor, "item position head d_head"]:
         """Heads' outputs at the positions: the base run's, but for one replacement in each item."""
-        base, first, n_items = self._base, positions[0], len(numbers)
-        edits = LayerEdits(self._job.source, [self._job.placed[number].replacements for number in numbers])
+        base, source, at = self._base, self._job.source, list(positions)
+        replacements = [self._job.placed[number].replacements[0] for number in numbers]
         if component in ATTENTION_COMPONENTS:
-            z = base.attend_again(layer, first, n_items, edits)
+            # A replacement changes its own head (those of its key/value head), so that one pass serves all of them.
+            changed = base.attend_again(layer, at[0], 1, LayerEdits(source, [replacements]))[0, [p - at[0] for p in at]]
         else:
-            z = edits("z", base.z[layer, first:].expand(n_items, *base.z[layer, first:].shape))
-        return z[:, [p - first for p in positions]]
+            changed = source.z[layer, at]
+        z = base.z[layer, at].repeat(len(numbers), 1, 1, 1)
+        items, heads = zip(*((i, head) for i, of in enumerate(replacements) for head in self._heads(of)), strict=True)
+        z[list(items), :, list(heads)] = changed[:, list(heads)].transpose(0, 1)
+        return z
+
+    def _heads(self, replacement: Replacement) -> Sequence[int]:
+        """Heads whose outputs change when one activation within attention is replaced."""
+        assert replacement.head is not None
+        if replacement.component not in KV_HEAD_COMPONENTS:
+            return (replacement.head,)
+        group = self._judge.shape.n_heads // self._judge.shape.n_kv_heads
+        return range(replacement.head * group, (replacement.head + 1) * group)
 
 
 def changed_rows(replacement: Replacement, n_positions: int) -> Sequence[int]:

@@ -1,6 +1,7 @@
 """The judge model: loading, one architecture table, recording, restarting, and the load-time contract."""
 
 from relscope.models.architectures import ARCHITECTURES, DecoderLayer
+from relscope.models.attention import MOST_SCORES
 from relscope.models.contract import Clause, Contract, check_contract
 from relscope.models.differences import BaseRows, linear_modules
 from relscope.models.edits import (
@@ -31,6 +32,7 @@ __all__ = [
     "EMBEDDED_MODELS",
     "HEAD_COMPONENTS",
     "KV_HEAD_COMPONENTS",
+    "MOST_SCORES",
     "RESIDUAL_COMPONENTS",
     "BaseRows",
     "Clause",

@@ -24,6 +24,9 @@ from transformers.masking_utils import eager_mask
 
 NAME = "relscope"
 
+# Attention scores that are held at once: 64 MB of float32.
+MOST_SCORES = 1 << 24
+
 
 class UnsupportedAttentionError(RuntimeError):
     """A block hands its attention something that our function does not model."""
@@ -142,7 +145,7 @@ class SharedPrefixAttention:
     """Attention of recomputed suffixes to a prefix that all items share, and to themselves.
 
     `prefix_k` and `prefix_v` hold the positions before the suffix; `mask` says which of prefix and suffix each
-    destination, one of the last positions of the suffix, may see (True: sees).
+    destination, one of the last positions of the suffix, may see (True: sees; never what stands behind it).
     """
 
     prefix_k: Float[Tensor, "kv_head prefix d_head"]
@@ -150,7 +153,26 @@ class SharedPrefixAttention:
     mask: Bool[Tensor, "pos src"]
 
     def __call__(self, call: AttentionCall, /) -> Float[Tensor, "item pos head d_head"]:
-        """Heads' outputs of every item's suffix.
+        """Heads' outputs of every item's suffix; block by block, so that few scores are held at once."""
+        n_items, n_heads, n_dest, _ = call.q.shape
+        rows_at_once = max(1, MOST_SCORES // (n_heads * self.mask.shape[1]))
+        if n_items * n_dest <= rows_at_once:
+            return self._block(call, self.mask)
+        if n_items > 1:
+            items_at_once = max(1, rows_at_once // n_dest)
+            parts = zip(*(of.split(items_at_once) for of in (call.q, call.k, call.v)), strict=True)
+            return torch.cat([self(replace(call, q=q, k=k, v=v)) for q, k, v in parts])
+        blocks = []
+        for first in range(0, n_dest, rows_at_once):
+            dest = slice(first, first + rows_at_once)
+            n_behind = max(0, n_dest - dest.stop)  # sources behind the block, which it does not see
+            n_suffix, n_src = call.k.shape[2] - n_behind, self.mask.shape[1] - n_behind
+            part = replace(call, q=call.q[:, :, dest], k=call.k[:, :, :n_suffix], v=call.v[:, :, :n_suffix])
+            blocks.append(self._block(part, self.mask[dest, :n_src]))
+        return torch.cat(blocks, dim=1)
+
+    def _block(self, call: AttentionCall, mask: Tensor) -> Float[Tensor, "item pos head d_head"]:
+        """Attention with all scores at once.
 
         The query heads of a key/value head are folded into the position axis, so that grouped-query attention needs
         no copies of keys; prefix scores of all items are then one matrix product for each key/value head.
@@ -169,9 +191,7 @@ class SharedPrefixAttention:
         scores[..., n_prefix:] = torch.matmul(q, k.transpose(-1, -2))
         if call.softcap is not None:
             scores = _capped(scores, call.softcap)
-        if not bool(self.mask.all()):
-            visible = self.mask.repeat(n_heads // n_kv_heads, 1)
-            scores.masked_fill_(~visible, -torch.inf)
+        scores.masked_fill_(~mask.repeat(n_heads // n_kv_heads, 1), -torch.inf)
         pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
 
         from_prefix = pattern[..., :n_prefix].reshape(n_kv_heads, n_items * n_rows, n_prefix)

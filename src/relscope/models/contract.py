@@ -1,7 +1,7 @@
 """Does this model do what patching assumes? The load-time contract, clause by clause.
 
 Two short prompts of fixed token ids go through the model; each clause compares numbers that must agree. A model that
-fails a clause is refused for the experiments that need it, with the clause in the error. Cost: about six forward
+fails a clause is refused for the experiments that need it, with the clause in the error. Cost: about eight forward
 passes of 24 tokens.
 """
 
@@ -17,7 +17,7 @@ from relscope.errors import InputError
 from relscope.models.edits import LayerEdits, Replacement
 from relscope.models.judge import JudgeModel
 from relscope.models.patching import patched
-from relscope.models.recording import PatternChecker, RecordedRun, record
+from relscope.models.recording import PatternChecker, RecordedRun, Recorder, record
 from relscope.models.rows import Piece
 
 _N_PROBE = 24
@@ -52,9 +52,14 @@ class Contract:
         return self.holds("residual sum", "restart")
 
     @property
+    def continuable(self) -> bool:
+        """Whether what several prompts begin with may be run once for all of them."""
+        return self.holds("continuation")
+
+    @property
     def why_not_restartable(self) -> str:
         """What a user is told about a model that is patched the plain way."""
-        failed = ", ".join(repr(clause.name) for clause in self.clauses if not clause.ok)
+        failed = ", ".join(repr(c.name) for c in self.clauses if not c.ok and c.name != "continuation")
         return (
             f"the model cannot be restarted within its layers (contract: {failed}); "
             "each patch takes a full forward pass"
@@ -106,7 +111,7 @@ def check_contract(judge: JudgeModel) -> Contract:
 
     def pattern_sums() -> float:
         checker = PatternChecker()
-        record(judge.decoder, judge.config, judge.layers, judge.to_ids(ids[0]), checker)
+        record(judge, [ids[0]], checker)
         return checker.pattern_error
 
     answer = lambda: _gap(judge.answer_logits(own.resid_post[-1, -1], answer_ids), logits)  # noqa: E731
@@ -125,6 +130,8 @@ def check_contract(judge: JudgeModel) -> Contract:
                     relative * logit_scale),
             _clause("restart", "restarting from any layer equals the full forward pass",
                     lambda: _restart_error(judge, ids[0], own), relative),
+            _clause("continuation", "going on from a prompt's beginning equals the full forward pass",
+                    lambda: _continuation_error(judge, ids[0], own), relative),
         )
     )  # fmt: skip
 
@@ -165,10 +172,18 @@ def _restart_error(judge: JudgeModel, ids: list[int], own: RecordedRun) -> float
     return worst
 
 
+def _continuation_error(judge: JudgeModel, ids: list[int], own: RecordedRun) -> float:
+    (beginning,) = record(judge, [ids[: _N_PROBE // 2]], Recorder())
+    # A shorter prompt in the same batch is padded.
+    prompts = [ids, ids[: _N_PROBE - 2]]
+    runs = record(judge, prompts, Recorder(), prefix=beginning)
+    return max(_row_gap(run.resid, own.resid[:, : run.n_positions]) for run in runs)
+
+
 @torch.no_grad()
 def _own_logits(judge: JudgeModel, ids: list[int], answer_ids: tuple[int, int]) -> Tensor:
     """The answers' logits as the model itself computes them, head and all."""
-    return judge.model(input_ids=judge.to_ids(ids), use_cache=False).logits[0, -1, list(answer_ids)].float()
+    return judge.model(input_ids=judge.padded([ids]), use_cache=False).logits[0, -1, list(answer_ids)].float()
 
 
 def _row_gap(a: Tensor, b: Tensor) -> float:

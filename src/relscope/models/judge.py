@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from relscope.errors import InputError
@@ -20,13 +20,16 @@ from relscope.models.architectures import Architecture, DecoderLayer, find_archi
 from relscope.models.attention import EditedAttention, SharedPrefixAttention, attention_replaced, unchanged
 from relscope.models.differences import BaseRows, on_differences
 from relscope.models.edits import LayerEdits
-from relscope.models.recording import RecordedRun, Recorder, record
+from relscope.models.recording import RecordedRun, Recorder, cut_kwargs, record
 from relscope.models.rows import Joining, Piece, advance_rows, goes_by_rows
 
 if TYPE_CHECKING:
     from relscope.models.contract import Contract
 
 _TOKENS_PER_BATCH = 2048
+_TOKENS_RECORDED_AT_ONCE = 1024
+# Fewer tokens than this that need not be run again are not worth a pass of their own for what prompts begin with.
+_WORTH_SHARING = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +105,6 @@ class JudgeModel:
 
         return check_contract(self)
 
-    def to_ids(self, ids: Sequence[int]) -> Tensor:
-        """Token ids as a batch of one on the model's device.
-
-        Raises:
-            InputError: there are more of them than the model has positions.
-        """
-        self._check_length(len(ids))
-        return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
-
     @torch.no_grad()
     def answer_logits(
         self, resid: Float[Tensor, "*row d_model"], answer_ids: tuple[int, int]
@@ -164,25 +158,29 @@ class JudgeModel:
         Padding stands on the right, where causal attention cannot see it from a real token. So
         no mask is needed and positions stay as they are.
         """
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         hidden: list[Tensor | None] = [None] * len(ids)
-        while order:
-            longest = len(ids[order[-1]])
-            self._check_length(longest)
-            batch = order[-max(1, tokens_per_batch // longest) :]
-            order = order[: -len(batch)]
-            padded = torch.zeros(len(batch), longest, dtype=torch.long)
-            for row, i in enumerate(batch):
-                padded[row, : len(ids[i])] = torch.tensor(ids[i])
-            states = self.decoder(input_ids=padded.to(self.device), use_cache=False).last_hidden_state
+        for batch in _by_length(ids, tokens_per_batch):
+            padded = self.padded([ids[i] for i in batch])
+            states = self.decoder(input_ids=padded, use_cache=False).last_hidden_state
             for row, i in enumerate(batch):
                 hidden[i] = states[row, len(ids[i]) - 1]
         return torch.stack([h for h in hidden if h is not None])
 
+    def padded(self, ids: Sequence[Sequence[int]]) -> Int[Tensor, "prompt pos"]:
+        """Prompts' token ids as one batch on the model's device, zeros on the right.
+
+        Raises:
+            InputError: a prompt has more tokens than the model has positions.
+        """
+        longest = max(map(len, ids))
+        self._check_length(longest)
+        rows = [[*prompt, *[0] * (longest - len(prompt))] for prompt in ids]
+        return torch.tensor(rows, dtype=torch.long, device=self.device)
+
     @torch.no_grad()
     def next_token_probabilities(self, ids: Sequence[int]) -> Float[Tensor, "d_vocab"]:
         """Probability of every token to come next, float32 on the CPU, by the model's own head."""
-        logits = self.model(input_ids=self.to_ids(ids), use_cache=False).logits[0, -1]
+        logits = self.model(input_ids=self.padded([ids]), use_cache=False).logits[0, -1]
         return torch.softmax(logits.float(), dim=-1).cpu()
 
     def record(self, ids: Sequence[int], *, for_restart: bool = True, with_products: bool = False) -> RecordedRun:
@@ -191,8 +189,28 @@ class JudgeModel:
         Without `for_restart` the model's own attention runs, and the record can be patched from but not restarted.
         `with_products`, it is restarted on differences (`relscope.models.differences`).
         """
-        recorder = Recorder() if for_restart else None
-        return record(self.decoder, self.config, self.layers, self.to_ids(ids), recorder, with_products)
+        (run,) = self.record_all([ids], for_restart=for_restart, with_products=with_products)
+        return run
+
+    def record_all(
+        self, prompts: Sequence[Sequence[int]], *, for_restart: bool = True, with_products: bool = False
+    ) -> list[RecordedRun]:
+        """Run prompts together and keep their activations, as `record` does of one.
+
+        Cost: one forward pass a prompt, less what all of them begin with, which is run once where that pays.
+        """
+
+        def recorded(of: Sequence[Sequence[int]], prefix: RecordedRun | None = None) -> list[RecordedRun]:
+            return record(self, of, Recorder() if for_restart else None, with_products=with_products, prefix=prefix)
+
+        prefix = None
+        shared = _shared_prefix(prompts)
+        if for_restart and (len(prompts) - 1) * len(shared) >= _WORTH_SHARING and self.contract.continuable:
+            (prefix,) = recorded([shared])
+        runs: dict[int, RecordedRun] = {}
+        for batch in _by_length(prompts, _TOKENS_RECORDED_AT_ONCE):
+            runs.update(zip(batch, recorded([prompts[i] for i in batch], prefix), strict=True))
+        return [runs[i] for i in range(len(prompts))]
 
     @torch.no_grad()
     def advance(
@@ -244,7 +262,7 @@ class JudgeModel:
             if edits is None
             else EditedAttention(prefix_k, prefix_v, mask, edits)
         )
-        kwargs = _suffix_kwargs(base.layer_kwargs[layer], start)
+        kwargs = {**cut_kwargs(base.layer_kwargs[layer], slice(start, None)), "attention_mask": None}
         rows = BaseRows(base, len(resid_pre), slice(start, None))
         with attention_replaced(self.config, attention), on_differences(block, [rows]):
             raw, _ = block.attention(block.norm_before_attention(resid_pre), **kwargs)
@@ -279,13 +297,18 @@ class JudgeModel:
         )
 
 
-def _suffix_kwargs(kwargs: Mapping[str, Any], start: int) -> dict[str, Any]:
-    """What a layer's attention was given, cut to the suffix that begins at `start`; the mask is ours."""
-    cut = {**kwargs, "attention_mask": None}
-    for name in ("position_ids", "cache_position"):
-        if isinstance(cut.get(name), Tensor):
-            cut[name] = cut[name][..., start:]
-    embeddings = cut.get("position_embeddings")
-    if embeddings is not None:
-        cut["position_embeddings"] = tuple(part[..., start:, :] for part in embeddings)
-    return cut
+def _shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all prompts begin with, short of the last one of the shortest."""
+    in_order = sorted(map(list, prompts))
+    first, last = in_order[0], in_order[-1]  # no others differ earlier
+    n = min(map(len, prompts)) - 1
+    return first[: next((i for i in range(n) if first[i] != last[i]), n)]
+
+
+def _by_length(prompts: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Numbers of the prompts that are run together, the longest first: nearly equal lengths need little padding."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    while order:
+        n_fit = max(1, tokens_per_batch // len(prompts[order[-1]]))
+        yield order[-n_fit:]
+        order = order[:-n_fit]

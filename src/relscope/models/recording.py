@@ -1,25 +1,30 @@
-"""What happens inside the model on one prompt?
+"""What happens inside the model on some prompts?
 
-One ordinary forward pass of the Hugging Face decoder, with every activation that patching swaps or restarts from
-kept. Hooks and the attention function are in place only for the duration of the pass.
+One ordinary forward pass of the Hugging Face decoder for several prompts together, with every activation that patching
+swaps or restarts from kept. Shorter prompts are padded on the right, where causal attention cannot see it. Positions
+that all prompts begin with are computed once: `record` continues from a run that holds them. Hooks and the attention
+function are in place only for the duration of the pass.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache
 
 from relscope.models.architectures import DecoderLayer, first_tensor
 from relscope.models.attention import (
     AttentionCall,
     EditFunction,
+    SharedPrefixAttention,
     UnsupportedAttentionError,
     attend,
     attention_replaced,
@@ -27,25 +32,30 @@ from relscope.models.attention import (
 )
 from relscope.models.differences import Product, linear_modules, low_weights
 
-# Of what a layer's attention is given: its input and its mask are recorded by other means, and a cache is never used.
+if TYPE_CHECKING:
+    from relscope.models.judge import JudgeModel
+
+# Of what a layer's attention is given: its input and its mask are recorded by other means, and a cache is never kept.
 _NOT_KEPT = ("hidden_states", "attention_mask", "past_key_values", "layer_past", "use_cache")
+# Where positions stand in what a layer's attention is given.
+_POSITION_AXIS = {"position_ids": -1, "cache_position": -1, "position_embeddings": -2}
 
 
 @dataclass(frozen=True)
 class RecordedRun:
     """Activations of one prompt's forward pass, batch dimension removed. Read-only by convention.
 
-    `attn_out` and `mlp_out` are what is added to the residual stream, after any post-norm; `z` is the heads' output
-    before the output projection; `q`, `k` and `v` are as attention sees them (after rotary embedding), `scaling` and
-    `softcap` what it makes scores with. `layer_kwargs[l]` is what the model passed to layer l's attention, from which
-    a restart takes its share. `products[l]` holds what the linear modules of layer l read and gave, for restarts on
-    differences. What attention saw, and the products, are empty where they were not asked for (see `record`).
+    `resid[l]` is what layer l reads, and the last of them what the last layer hands on. `attn_out` and `mlp_out` are
+    what is added to the residual stream, after any post-norm; `z` is the heads' output before the output projection;
+    `q`, `k` and `v` are as attention sees them (after rotary embedding), `scaling` and `softcap` what it makes scores
+    with. `layer_kwargs[l]` is what the model passed to layer l's attention, from which a restart takes its share.
+    `products[l]` holds what the linear modules of layer l read and gave, for restarts on differences. What attention
+    saw, and the products, are empty where they were not asked for (see `record`).
     """
 
-    resid_pre: Float[Tensor, "layer pos d_model"]
+    resid: Float[Tensor, "layer_or_end pos d_model"]
     attn_out: Float[Tensor, "layer pos d_model"]
     mlp_out: Float[Tensor, "layer pos d_model"]
-    resid_post: Float[Tensor, "layer pos d_model"]
     z: Float[Tensor, "layer pos head d_head"]
     q: tuple[Float[Tensor, "head pos d_head"], ...]
     k: tuple[Float[Tensor, "kv_head pos d_head"], ...]
@@ -57,9 +67,19 @@ class RecordedRun:
     products: tuple[dict[str, Product], ...] = ()
 
     @property
+    def resid_pre(self) -> Float[Tensor, "layer pos d_model"]:
+        """What each layer reads."""
+        return self.resid[:-1]
+
+    @property
+    def resid_post(self) -> Float[Tensor, "layer pos d_model"]:
+        """What each layer hands on."""
+        return self.resid[1:]
+
+    @property
     def n_positions(self) -> int:
         """Tokens in the prompt."""
-        return self.resid_pre.shape[1]
+        return self.resid.shape[1]
 
     def attend_again(
         self, layer: int, start: int, n_items: int, edit: EditFunction
@@ -83,19 +103,21 @@ class RecordedRun:
 
 @dataclass
 class Recorder:
-    """An attention function that computes attention plainly and keeps what it saw, layer by layer."""
+    """An attention function that keeps what attention is computed from, layer by layer."""
 
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     mask: dict[int, Tensor] = field(default_factory=dict)
+    _of_model: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, call: AttentionCall, /) -> Tensor:
-        """Plain attention; keeps what it is computed from."""
-        self.calls[call.layer], self.mask[call.layer] = call, visible(call)
-        return attend(call, self.mask[call.layer], self.see)
+        """Attention over the call's own keys and values."""
+        # Layers of one kind are given the same mask, which is large for long prompts.
+        self.calls[call.layer] = call
+        self.mask[call.layer] = self._of_model.setdefault(id(call.mask), visible(call))
+        return self._attend(call, self.mask[call.layer])
 
-    def see(self, _component: str, values: Tensor) -> Tensor:
-        """Is given each component of attention on the way; leaves it as it is."""
-        return values
+    def _attend(self, call: AttentionCall, mask: Tensor) -> Tensor:
+        return SharedPrefixAttention(call.k[0, :, :0], call.v[0, :, :0], mask)(call)
 
 
 @dataclass
@@ -104,8 +126,10 @@ class PatternChecker(Recorder):
 
     pattern_error: float = 0.0  # largest |sum of a row - 1|
 
-    def see(self, component: str, values: Tensor) -> Tensor:
-        """Keeps the largest error of a pattern's row sums."""
+    def _attend(self, call: AttentionCall, mask: Tensor) -> Tensor:
+        return attend(call, mask, self._see)
+
+    def _see(self, component: str, values: Tensor) -> Tensor:
         if component == "pattern":
             error = (values.sum(-1) - 1).abs().max()
             # Of a NaN and a number, `max` may pick the number: a NaN must not look like no error.
@@ -113,67 +137,79 @@ class PatternChecker(Recorder):
         return values
 
 
+class _Kept:
+    """Activations of all layers, in one tensor for each component, put there as they are computed."""
+
+    def __init__(self, layers: Sequence[DecoderLayer]) -> None:
+        self.values: dict[str, Tensor] = {}
+        self.kwargs: dict[int, dict[str, Any]] = {}
+        self._layers = layers
+
+    def _put(self, name: str, index: int, values: Tensor) -> None:
+        if name not in self.values:
+            n = len(self._layers) + (name == "resid")
+            self.values[name] = values.new_empty(n, *values.shape)
+        self.values[name][index].copy_(values)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within the context, the layers' activations are kept."""
+        handles: list[Any] = []
+
+        def keep_input(index: int) -> Any:
+            def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                self._put("resid", index, args[0] if args else kwargs["hidden_states"])
+
+            return hook
+
+        def keep_z(index: int) -> Any:
+            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                self._put("z", index, args[0])
+
+            return hook
+
+        def keep_output(name: str, index: int) -> Any:
+            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+                self._put(name, index, first_tensor(output))
+
+            return hook
+
+        def keep_kwargs(index: int) -> Any:
+            def hook(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+                self.kwargs[index] = {name: value for name, value in kwargs.items() if name not in _NOT_KEPT}
+
+            return hook
+
+        try:
+            for layer in self._layers:
+                i = layer.index
+                handles += [
+                    layer.module.register_forward_pre_hook(keep_input(i), with_kwargs=True),
+                    layer.attention.register_forward_pre_hook(keep_kwargs(i), with_kwargs=True),
+                    layer.out_proj.register_forward_pre_hook(keep_z(i)),
+                    layer.attn_out_module.register_forward_hook(keep_output("attn_out", i)),
+                    layer.mlp_out_module.register_forward_hook(keep_output("mlp_out", i)),
+                ]
+            last = self._layers[-1].module
+            handles.append(last.register_forward_hook(keep_output("resid", len(self._layers))))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
 @contextlib.contextmanager
-def _outputs_kept(layers: Sequence[DecoderLayer]) -> Iterator[dict[str, dict[int, Any]]]:
-    kept: dict[str, dict[int, Any]] = {
-        name: {} for name in ("resid_pre", "z", "attn_out", "mlp_out", "resid_post", "kwargs")
-    }
-    handles: list[Any] = []
-
-    def keep_input(index: int) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kept["resid_pre"][index] = (args[0] if args else kwargs["hidden_states"])[0]
-
-        return hook
-
-    def keep_z(index: int) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            kept["z"][index] = args[0][0]
-
-        return hook
-
-    def keep_output(name: str, index: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            kept[name][index] = first_tensor(output)[0]
-
-        return hook
-
-    def keep_kwargs(index: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-            kept["kwargs"][index] = {name: value for name, value in kwargs.items() if name not in _NOT_KEPT}
-
-        return hook
-
-    try:
-        for layer in layers:
-            i = layer.index
-            handles += [
-                layer.module.register_forward_pre_hook(keep_input(i), with_kwargs=True),
-                layer.module.register_forward_hook(keep_output("resid_post", i)),
-                layer.attention.register_forward_pre_hook(keep_kwargs(i), with_kwargs=True),
-                layer.out_proj.register_forward_pre_hook(keep_z(i)),
-                layer.attn_out_module.register_forward_hook(keep_output("attn_out", i)),
-                layer.mlp_out_module.register_forward_hook(keep_output("mlp_out", i)),
-            ]
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
-def _products_kept(layers: Sequence[DecoderLayer], n_positions: int) -> Iterator[list[dict[str, Product]]]:
+def _products_kept(layers: Sequence[DecoderLayer], shape: torch.Size) -> Iterator[list[dict[str, Any]]]:
     """What each layer's linear modules read and give, of those that are called once, with all positions."""
-    kept: list[dict[str, Product]] = [{} for _ in layers]
+    kept: list[dict[str, tuple[Tensor, Tensor, nn.Module]]] = [{} for _ in layers]
     called: Counter[tuple[int, str]] = Counter()
     handles: list[Any] = []
 
     def keep(index: int, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             called[index, name] += 1
-            whole = bool(args) and args[0].shape[:2] == (1, n_positions)
-            if whole and called[index, name] == 1:
-                kept[index][name] = Product(args[0][0], output[0], low_weights(module))
+            if called[index, name] == 1 and args and args[0].shape[:2] == shape:
+                kept[index][name] = args[0], output, module
             else:
                 kept[index].pop(name, None)
 
@@ -191,44 +227,129 @@ def _products_kept(layers: Sequence[DecoderLayer], n_positions: int) -> Iterator
 
 @torch.no_grad()
 def record(
-    decoder: nn.Module,
-    config: Any,
-    layers: Sequence[DecoderLayer],
-    ids: Tensor,
+    judge: JudgeModel,
+    prompts: Sequence[Sequence[int]],
     recorder: Recorder | None,
+    *,
     with_products: bool = False,
-) -> RecordedRun:
-    """Run one prompt, `ids` [1, pos], and keep its activations. Cost: one forward pass.
+    prefix: RecordedRun | None = None,
+) -> list[RecordedRun]:
+    """Run prompts together and keep their activations. Cost: one forward pass of the longest, for each prompt.
 
-    With a `recorder`, its attention function stands in for the model's own and keeps what a restart needs; without
-    one, the model's own attention runs and the run can be patched from, but not restarted. `with_products` also keeps
-    what restarts on differences start from.
+    Args:
+        judge: the model.
+        prompts: token ids of each.
+        recorder: its attention function stands in for the model's own and keeps what a restart needs. Without one the
+            model's own attention runs, and the runs can be patched from, but not restarted.
+        with_products: also keep what restarts on differences start from.
+        prefix: a run of the tokens that all prompts begin with, recorded in the same way; they are not run again.
+
+    Raises:
+        UnsupportedAttentionError: the model's attention cannot be replaced.
     """
-    replaced = contextlib.nullcontext() if recorder is None else attention_replaced(config, recorder)
-    producing = _products_kept(layers if with_products else (), ids.shape[1])
-    with replaced, _outputs_kept(layers) as kept, producing as products:
-        decoder(input_ids=ids, use_cache=False)
-    order = range(len(layers))
-    if recorder is not None and set(recorder.calls) != set(order):
+    n_prefix = 0 if prefix is None else prefix.n_positions
+    ids = judge.padded([prompt[n_prefix:] for prompt in prompts])
+    replaced = contextlib.nullcontext() if recorder is None else attention_replaced(judge.config, recorder)
+    producing = _products_kept(judge.layers if with_products else (), ids.shape)
+    kept = _Kept(judge.layers)
+    with replaced, kept.watching(), producing as products:
+        judge.decoder(input_ids=ids, **({"use_cache": False} if prefix is None else _continued(prefix, len(ids))))
+    if recorder is not None and set(recorder.calls) != set(range(len(judge.layers))):
         raise UnsupportedAttentionError("the model's attention does not go through the registry of transformers")
+    cut = _Cut(judge, kept, recorder, products)
+    runs = [cut.run(number, len(prompt) - n_prefix) for number, prompt in enumerate(prompts)]
+    return runs if prefix is None else [_joined(prefix, run) for run in runs]
 
-    def stacked(name: str) -> Tensor:
-        return torch.stack([kept[name][i] for i in order])
 
-    calls = [] if recorder is None else [recorder.calls[i] for i in order]
-    z = stacked("z")
-    return RecordedRun(
-        resid_pre=stacked("resid_pre"),
-        attn_out=stacked("attn_out"),
-        mlp_out=stacked("mlp_out"),
-        resid_post=stacked("resid_post"),
-        z=z.view(*z.shape[:-1], int(config.num_attention_heads), -1),
-        q=tuple(call.q[0] for call in calls),
-        k=tuple(call.k[0] for call in calls),
-        v=tuple(call.v[0] for call in calls),
-        mask=() if recorder is None else tuple(recorder.mask[i] for i in order),
-        scaling=tuple(call.scaling for call in calls),
-        softcap=tuple(call.softcap for call in calls),
-        layer_kwargs=tuple(kept["kwargs"][i] for i in order),
-        products=tuple(products),
+def _continued(prefix: RecordedRun, n_runs: int) -> dict[str, Any]:
+    """What makes a decoder go on from a run: a cache of its keys and values. Full length, windows or not."""
+    cache = DynamicCache()
+    for layer, (k, v) in enumerate(zip(prefix.k, prefix.v, strict=True)):
+        cache.update(k.expand(n_runs, *k.shape), v.expand(n_runs, *v.shape), layer)
+    return {"past_key_values": cache, "use_cache": True}
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Cuts single runs out of what was kept of a batch."""
+
+    judge: JudgeModel
+    kept: _Kept
+    recorder: Recorder | None
+    products: Sequence[Mapping[str, tuple[Tensor, Tensor, nn.Module]]]
+
+    def run(self, number: int, n: int) -> RecordedRun:
+        """The run of one prompt, `n` positions long without its prefix."""
+        layers = range(len(self.judge.layers))
+        calls = [] if self.recorder is None else [self.recorder.calls[i] for i in layers]
+        masks = {} if self.recorder is None else {id(mask): mask for mask in self.recorder.mask.values()}
+        cut_masks = {key: mask[:n, : mask.shape[1] - mask.shape[0] + n] for key, mask in masks.items()}
+        values = {name: of[:, number, :n] for name, of in self.kept.values.items()}
+        values["z"] = values["z"].unflatten(-1, (int(self.judge.config.num_attention_heads), -1))
+        return RecordedRun(
+            **values,
+            q=tuple(call.q[number, :, :n] for call in calls),
+            k=tuple(call.k[number, :, call.k.shape[2] - call.q.shape[2] :][:, :n] for call in calls),
+            v=tuple(call.v[number, :, call.v.shape[2] - call.q.shape[2] :][:, :n] for call in calls),
+            mask=() if self.recorder is None else tuple(cut_masks[id(self.recorder.mask[i])] for i in layers),
+            scaling=tuple(call.scaling for call in calls),
+            softcap=tuple(call.softcap for call in calls),
+            layer_kwargs=tuple(cut_kwargs(self.kept.kwargs[i], slice(n)) for i in layers),
+            products=tuple(
+                {name: Product(x[number, :n], y[number, :n], low_weights(m)) for name, (x, y, m) in of_layer.items()}
+                for of_layer in self.products
+            ),
+        )
+
+
+def cut_kwargs(kwargs: Mapping[str, Any], positions: slice) -> dict[str, Any]:
+    """What a layer's attention was given, at some positions, of the first run of a batch: all runs' are equal."""
+
+    def cut(values: Any, axis: int) -> Any:
+        if isinstance(values, tuple):
+            return tuple(cut(part, axis) for part in values)
+        if not isinstance(values, Tensor):
+            return values
+        values = values[:1] if values.dim() > -axis else values
+        return values[(..., positions, *[slice(None)] * (-axis - 1))]
+
+    return {name: cut(values, _POSITION_AXIS[name]) if name in _POSITION_AXIS else values
+            for name, values in kwargs.items()}  # fmt: skip
+
+
+def _joined(prefix: RecordedRun, run: RecordedRun) -> RecordedRun:
+    """A run that was continued from `prefix`, with it."""
+
+    def along_positions(name: str) -> Any:
+        first, second = getattr(prefix, name), getattr(run, name)
+        if isinstance(first, tuple):
+            return tuple(torch.cat(both, dim=1) for both in zip(first, second, strict=True))
+        return torch.cat([first, second], dim=1)
+
+    masks = {id(mask): torch.cat([functional.pad(first, (0, run.n_positions)), mask])
+             for first, mask in zip(prefix.mask, run.mask, strict=True)}  # fmt: skip
+    return replace(
+        run,
+        **{name: along_positions(name) for name in ("resid", "attn_out", "mlp_out", "z", "q", "k", "v")},
+        mask=tuple(masks[id(mask)] for mask in run.mask),
+        layer_kwargs=tuple(map(_joined_kwargs, prefix.layer_kwargs, run.layer_kwargs)),
+        products=tuple(map(_joined_products, prefix.products, run.products)),
     )
+
+
+def _joined_kwargs(prefix: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    def joined(first: Any, second: Any, axis: int) -> Any:
+        if isinstance(first, tuple):
+            return tuple(joined(a, b, axis) for a, b in zip(first, second, strict=True))
+        return torch.cat([first, second], dim=axis) if isinstance(first, Tensor) else second
+
+    return {name: joined(prefix[name], values, _POSITION_AXIS[name]) if name in _POSITION_AXIS else values
+            for name, values in run.items()}  # fmt: skip
+
+
+def _joined_products(prefix: Mapping[str, Product], run: Mapping[str, Product]) -> dict[str, Product]:
+    return {
+        name: Product(torch.cat([prefix[name].x, of.x]), torch.cat([prefix[name].y, of.y]), of.weight)
+        for name, of in run.items()
+        if name in prefix
+    }

@@ -216,10 +216,10 @@ def _transfer(folder: ComparisonFolder, receiver: _Side, donor: _Side, progress:
             ]
 
         def cost(pair: AlignedPair, chosen: Sequence[Patch]) -> PatchCost:
-            return transfer_cost(judge, pair, chosen, restart=restart, memory_limit=config.memory)
+            return transfer_cost(judge, pair, chosen, restart=restart)
 
         wanted = {f"transfer_{experiment}_{prompt}": chosen for experiment, chosen in sites.items()}
-        return Sweep(wanted, "denoise", patch, cost, memory_bytes=0)  # pair by pair
+        return Sweep(wanted, "denoise", patch, cost, config.memory, most_together=1)
 
     manifest = new_manifest(config, receiver.prepared, [], donor=donor.prepared.judge.identity)
     with create_or_resume(folder.directory / f"into_{receiver.name}", manifest) as run:

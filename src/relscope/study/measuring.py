@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from relscope.interventions import Direction, Patch, PatchCost, PatchedPair, Site
+from relscope.errors import InputError
+from relscope.interventions import Direction, Patch, PatchCost, PatchedPair, Site, too_little_memory
 from relscope.prompts import AlignedPair
 from relscope.results import Run
 from relscope.study.judging import margin
@@ -22,7 +23,6 @@ OnGroup = Callable[[AlignedPair, list[Patch]], None]
 Work = Sequence[tuple[AlignedPair, list[Site]]]
 
 _MOST_TOGETHER = 16
-"""Pairs of one part: what a kill costs at most."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Sweep:
         direction: what the rows say it is.
         patch: measures some sites of some pairs, and tells of each group of them that is done.
         cost: what some sites of one pair cost.
-        memory_bytes: pairs are measured together as long as they take no more.
+        memory_bytes: bound on what is held at once; recorded runs of pairs measured together take at most half of what
+            a chunk of rows leaves.
+        most_together: pairs of one part, which a kill costs at most.
     """
 
     wanted: Mapping[str, Sequence[Site]]
@@ -42,6 +44,7 @@ class Sweep:
     patch: Callable[[Work, OnGroup], list[PatchedPair]]
     cost: Callable[[AlignedPair, Sequence[Patch]], PatchCost]
     memory_bytes: int
+    most_together: int = _MOST_TOGETHER
 
 
 def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progress: Progress) -> None:
@@ -54,6 +57,7 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
     progress.stage(f"patching {n_patches:,} sites of {len(pairs)} pairs")
     work = [(pair, [site for _, site in todo[pair.pair_id]]) for pair in pairs]
     costs = [sweep.cost(pair, sites) for pair, sites in work]
+    require_memory(pairs, costs, sweep.memory_bytes)
     progress.start(n_patches, sum(cost.flops for cost in costs))
     n_done = 0
 
@@ -62,7 +66,7 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
         n_done += len(group)
         progress.advance(len(group), sweep.cost(pair, group).flops)
 
-    for group in _fitting(work, [cost.pair_bytes for cost in costs], sweep.memory_bytes):
+    for group in _fitting(work, costs, sweep):
         n_done = 0
         measured = sweep.patch(group, on_group)
         progress.advance(sum(len(sites) for _, sites in group) - n_done, 0.0)  # sites that cannot change anything
@@ -77,16 +81,29 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
             run.write_part(experiment, pd.concat(of_pairs, ignore_index=True))
 
 
-def _fitting(work: Work, sizes: Sequence[int], memory_bytes: int) -> Iterator[Work]:
-    """Neighbouring pairs, as many as take no more memory together; at least one, and no more than are safe to lose."""
+def require_memory(pairs: Sequence[AlignedPair], costs: Sequence[PatchCost], memory_bytes: int) -> None:
+    """Refuse a bound that is too low for a pair alone, before any is patched.
+
+    Raises:
+        InputError: names the pair that needs most, and how much that is.
+    """
+    longest = max(range(len(costs)), key=lambda i: costs[i].least_bytes, default=None)
+    if longest is not None and costs[longest].least_bytes > memory_bytes:
+        n_tokens = len(pairs[longest].clean.ids)
+        raise InputError(f"{pairs[longest].pair_id}: {too_little_memory(memory_bytes, costs[longest], n_tokens)}")
+
+
+def _fitting(work: Work, costs: Sequence[PatchCost], sweep: Sweep) -> Iterator[Work]:
+    """Neighbouring pairs, as many as the sweep takes together; at least one."""
     group: list[tuple[AlignedPair, list[Site]]] = []
     taken = 0
-    for item, size in zip(work, sizes, strict=True):
-        if group and (taken + size > memory_bytes or len(group) == _MOST_TOGETHER):
+    for item, cost in zip(work, costs, strict=True):
+        most = (sweep.memory_bytes - cost.chunk_bytes) / 2
+        if group and (taken + cost.recorded_bytes > most or len(group) == sweep.most_together):
             yield group
             group, taken = [], 0
         group.append(item)
-        taken += size
+        taken += cost.recorded_bytes
     if group:
         yield group
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from relscope.interventions import Site, patch_cost, patch_pair
 from relscope.study.config import StudyConfig
 from relscope.study.judging import verdicts
+from relscope.study.measuring import require_memory
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 
 _SAMPLED_LAYERS = 3
@@ -48,10 +49,8 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
     sites = [site for chosen in config.sites(judge.shape.n_layers, judge.shape.n_heads).values() for site in chosen]
     progress.stage(f"counting {len(sites) * len(prepared.aligned):,} patches")
-    costs = [
-        patch_cost(judge, pair, sites, restart=restart, memory_limit=config.memory, precision=precision)
-        for pair in prepared.aligned
-    ]
+    costs = [patch_cost(judge, pair, sites, restart=restart, precision=precision) for pair in prepared.aligned]
+    require_memory(prepared.aligned, costs, config.memory)
     progress.stage("measuring")
     seconds, full_pass = _measure(config, prepared, sites)
     weights = sum(p.numel() * p.element_size() for p in judge.model.parameters())
@@ -63,7 +62,7 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
         n_positions=sum(cost.n_positions for cost in costs),
         flops=sum(cost.flops + cost.recording_flops for cost in costs),
         full_pass_flops=sum(cost.full_pass_flops for cost in costs),
-        memory_bytes=max(cost.memory_bytes for cost in costs),
+        memory_bytes=max(max(cost.least_bytes, min(cost.most_bytes, config.memory)) for cost in costs),
         seconds=seconds,
         full_pass_seconds=full_pass * len(sites) * len(prepared.aligned),
         weights_bytes=weights,
@@ -103,9 +102,7 @@ def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tupl
 
         def flops(chosen: list[Site], pairs: list[int] | None = None) -> float:
             of = prepared.aligned if pairs is None else [prepared.aligned[i] for i in pairs]
-            return sum(
-                patch_cost(judge, pair, chosen, restart=restart, memory_limit=config.memory).flops for pair in of
-            )
+            return sum(patch_cost(judge, pair, chosen, restart=restart).flops for pair in of)
 
         of_median = flops(sample, [prepared.aligned.index(median)])
         if of_median > 0:

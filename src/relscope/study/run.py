@@ -139,8 +139,7 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
             )
 
         def cost(pair: AlignedPair, sites: Sequence[Patch]) -> PatchCost:
-            limit = config.memory
-            return patch_cost(judge, pair, sites, restart=restart, memory_limit=limit, precision=precision)
+            return patch_cost(judge, pair, sites, restart=restart, precision=precision)
 
         measure_missing(run, Sweep(wanted, config.direction, patch, cost, config.memory), of, progress)
 

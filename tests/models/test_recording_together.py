@@ -1,0 +1,85 @@
+"""Prompts that are run together, padded and with what they begin with run once, are recorded as each alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from families import FAMILIES, as_judge, tiny_model
+from relscope.models import JudgeModel, RecordedRun
+from relscope.models import judge as judge_module
+from relscope.models.recording import Recorder, record
+
+V = 120
+PREFIX = [7, 3, 9, 11, 4, 6, 8, 5, 2, 13, 17, 19]
+# Of several lengths, more than the window of those families that have one.
+PROMPTS = [PREFIX + list(range(20, 20 + n)) for n in (30, 12, 25)] + [PREFIX + [40] * 30]
+# float32 sums in another order; activations are of order 1 to 10.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def judge(request: pytest.FixtureRequest) -> JudgeModel:
+    return as_judge(tiny_model(request.param, V))
+
+
+def assert_equal(found: RecordedRun, wanted: RecordedRun) -> None:
+    for name in ("resid", "attn_out", "mlp_out", "z"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), **TOLERANCE, msg=name)
+    for name in ("q", "k", "v"):
+        for mine, theirs in zip(getattr(found, name), getattr(wanted, name), strict=True):
+            torch.testing.assert_close(mine, theirs, **TOLERANCE, msg=name)
+    assert all(map(torch.equal, found.mask, wanted.mask))
+    assert (found.scaling, found.softcap) == (wanted.scaling, wanted.softcap)
+    for mine, theirs in zip(found.layer_kwargs, wanted.layer_kwargs, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(mine[name], value, msg=name)
+    for of_mine, of_theirs in zip(found.products, wanted.products, strict=True):
+        assert of_mine.keys() == of_theirs.keys()
+        for name, product in of_theirs.items():
+            torch.testing.assert_close(of_mine[name].x, product.x, **TOLERANCE, msg=name)
+            torch.testing.assert_close(of_mine[name].y, product.y, **TOLERANCE, msg=name)
+
+
+@pytest.mark.parametrize("with_products", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_together_and_alone(judge: JudgeModel, with_products: bool, shared: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(judge_module, "_WORTH_SHARING", 1 if shared else 10**6)
+    monkeypatch.setattr(judge_module, "_TOKENS_RECORDED_AT_ONCE", 90)  # two prompts at once
+    assert judge.contract.continuable
+    passes: list[tuple[int, int]] = []
+    handle = judge.decoder.register_forward_pre_hook(
+        lambda _m, _args, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    found = judge.record_all(PROMPTS, with_products=with_products)
+    handle.remove()
+    n = len(PREFIX) if shared else 0
+    assert passes == [(1, n)] * shared + [(2, 42 - n), (2, 37 - n)]
+    for run, prompt in zip(found, PROMPTS, strict=True):
+        (alone,) = record(judge, [prompt], Recorder(), with_products=with_products)
+        assert_equal(run, alone)
+
+
+def test_a_prompt_that_another_begins_with_keeps_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_module, "_WORTH_SHARING", 1)
+    judge = as_judge(tiny_model("llama", V))
+    prompts = [PREFIX, [*PREFIX, 30, 31], PREFIX]
+    for run, prompt in zip(judge.record_all(prompts), prompts, strict=True):
+        assert_equal(run, judge.record(prompt))
+
+
+def test_nothing_is_shared_by_a_model_that_cannot_go_on_from_a_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_module, "_WORTH_SHARING", 1)
+    judge = as_judge(tiny_model("llama", V))
+    rotary = judge.decoder.rotary_emb.forward
+    # Positions counted from the tokens that are given, as if there were none before them.
+    monkeypatch.setattr(
+        judge.decoder.rotary_emb, "forward", lambda x, position_ids: rotary(x, position_ids - position_ids.min())
+    )
+    assert [clause.name for clause in judge.contract.clauses if not clause.ok] == ["continuation"]
+    assert judge.contract.restartable
+    for run, prompt in zip(judge.record_all(PROMPTS), PROMPTS, strict=True):
+        assert_equal(run, judge.record(prompt))
