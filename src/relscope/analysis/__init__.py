@@ -37,6 +37,7 @@ from relscope.analysis.significance import (
     smallest_p_value,
 )
 from relscope.analysis.similarity import MEASURES, Similarity, rank_similarity
+from relscope.analysis.stability import Stability, split_half_stability
 
 __all__ = [
     "DIFFERENCE_COLUMNS",
@@ -54,6 +55,7 @@ __all__ = [
     "PrecisionError",
     "SignificanceLimit",
     "Similarity",
+    "Stability",
     "bootstrap_weights",
     "effect_differences",
     "head_moves",
@@ -71,6 +73,7 @@ __all__ = [
     "significance_limits",
     "site_effects",
     "smallest_p_value",
+    "split_half_stability",
     "top_heads",
     "transfer_effects",
     "transfer_rows",
