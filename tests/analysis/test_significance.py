@@ -231,7 +231,7 @@ def test_some_queries_allow_many_sites_together_and_not_one_alone() -> None:
     (limit,) = significance_limits(site_effects(rows, own_queries(10)))
     # 2 / 2^10 * 200 / 0.05 = 7.8: four planted sites are too few
     assert (limit.smallest_p_value, limit.sites_needed, limit.reachable) == (2 / 2**10, 8, True)
-    assert "at least 8 together reach q <= 0.05, or none does" in str(limit)
+    assert str(limit).endswith("at least 8 together reach q <= 0.05, or none does; use more queries")
     assert not important_sites(site_effects(rows, own_queries(10))).any()
 
 
@@ -255,6 +255,14 @@ def test_many_queries_allow_a_single_site_and_one_query_no_test() -> None:
     (limit,) = significance_limits(effects)
     assert (limit.sites_needed, limit.reachable) == (None, False)
     assert str(limit) == "heads (denoise): no test is possible with fewer than two queries"
+
+
+def test_few_sign_flips_of_many_queries_are_said_to_reach_nothing_too() -> None:
+    effects = site_effects(planted_rows(0), own_queries(40), n_flips=15)
+    (limit,) = significance_limits(effects, n_flips=15)
+    assert (limit.smallest_p_value, limit.reachable) == (1 / 16, False)
+    assert effects.loc[list(PLANTED), "p_value"].tolist() == [1 / 16] * 4
+    assert str(limit).endswith("none of 200 sites can reach q <= 0.05; use more sign flips")
 
 
 def test_six_queries_are_the_fewest_that_can_be_below_one_in_twenty() -> None:

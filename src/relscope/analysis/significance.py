@@ -14,13 +14,13 @@ pairs of a query flip together, because they are not independent:
 - The smallest p is then 2 / 2^n, or 1 / (1 + n_flips). One query alone has no p (NaN).
 
 Among thousands of sites many have a small p by chance. The q-value of a site (Benjamini and Hochberg, Controlling the
-false discovery rate, 1995) is the share of false ones to expect among all sites of its experiment and direction
+false discovery rate, 1995) is the share of false ones to expect at most among all sites of its experiment and direction
 whose q-value is no larger:
 
     q of the i-th smallest p = min over j >= i of (n_sites / j) * p_(j)
 
-It holds for independent sites and for sites that depend on each other positively (Benjamini and Yekutieli, 2001), as
-overlapping regions do. A q-value says nothing of the size of an effect: see `important_sites`.
+This is proved for independent sites and for some that depend on each other positively (Benjamini and Yekutieli, 2001);
+the sites of one model are neither quite. A q-value says nothing of the size of an effect: see `important_sites`.
 
 Cost: no forward pass; one matrix product [site, query] @ [query, pattern].
 """
@@ -43,7 +43,7 @@ from relscope.errors import InputError
 N_FLIPS: Final = 10_000
 """Sign patterns of a test: p down to 1e-4, and 14 queries or fewer are tested exactly."""
 MOST_Q: Final = 0.05
-"""The usual level: of the sites called important, one in twenty is expected to be none."""
+"""The usual level: of the sites called important, one in twenty at most is expected to have no effect."""
 LEAST_IE: Final = 0.02
 """Fifty sites of this size add up to the whole gap; smaller ones explain a verdict only as a crowd."""
 
@@ -85,13 +85,18 @@ class SignificanceLimit:
             return f"{of}: no test is possible with fewer than two queries"
         at_best = f"{of}: p is at least {self.smallest_p_value:.2g} with {self.n_queries} queries"
         if not self.reachable:
-            return f"{at_best}, so that none of {self.n_sites} sites can reach q <= {self.most_q:g}; use more queries"
+            return f"{at_best}, so that none of {self.n_sites} sites can reach q <= {self.most_q:g}; {self._remedy}"
         if self.sites_needed == 1:
             return f"{at_best}, so that a single one of {self.n_sites} sites can reach q <= {self.most_q:g}"
         return (
             f"{at_best}, so that of {self.n_sites} sites at least {self.sites_needed} together reach "
-            f"q <= {self.most_q:g}, or none does; more queries or more sign flips lower this number"
+            f"q <= {self.most_q:g}, or none does; {self._remedy}"
         )
+
+    @property
+    def _remedy(self) -> str:
+        every_pattern = self.smallest_p_value == _smallest_exact(self.n_queries)
+        return "use more queries" if every_pattern else "use more sign flips"
 
 
 def sign_flip_p_values(
@@ -198,7 +203,7 @@ def smallest_p_value(n_queries: int, n_flips: int = N_FLIPS) -> float:
     check_flips(n_flips)
     if n_queries < 2:
         return math.nan
-    return 2.0 ** (1 - n_queries) if _exact(n_queries, n_flips) else 1.0 / (1 + n_flips)
+    return _smallest_exact(n_queries) if _exact(n_queries, n_flips) else 1.0 / (1 + n_flips)
 
 
 def check_flips(n_flips: int) -> None:
@@ -216,6 +221,11 @@ def check_q(most_q: float) -> None:
 def _exact(n_queries: int, n_flips: int) -> bool:
     """True if all sign patterns, up to a common sign, are no more than `n_flips`."""
     return n_queries - 1 <= math.log2(n_flips)
+
+
+def _smallest_exact(n_queries: int) -> float:
+    """Only the measured pattern and its opposite, of 2^n."""
+    return 2.0 ** (1 - n_queries)
 
 
 @lru_cache(maxsize=4)
