@@ -36,6 +36,7 @@ bench: $(VENV)/.dev ## measures the numbers of benchmarks/RESULTS.md, other libr
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/report_size.py
+	$(BIN)/python benchmarks/error_bars.py
 
 bench-quick: $(VENV)/.installed ## exact patching against plain hooks alone, in a few minutes
 	$(BIN)/python benchmarks/patching.py --pairs 1 --cells 8 --peers none

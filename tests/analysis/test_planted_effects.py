@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relscope.analysis import judge_quality, site_effects, top_heads
+from relscope.analysis import important_sites, judge_quality, site_effects, top_heads
 from relscope.results import open_run
 from synthetic import N_FILTERED, write_synthetic_run
 
@@ -22,6 +22,16 @@ def test_the_planted_head_is_found_with_its_share_of_the_gap(tmp_path: Path, dir
     assert strongest["ie_high"] - strongest["ie_low"] < 0.1
     negative = effects[effects["experiment"] == "heads"].sort_values("ie").iloc[0]
     assert (negative["layer"], negative["head"]) == (0, 0)
+
+
+def test_the_planted_heads_are_called_important_and_the_rest_is_not(tmp_path: Path) -> None:
+    run = open_run(write_synthetic_run(tmp_path / "run", n_pairs=80, seed=3))
+    effects = site_effects(run.rows(), run.manifest.query_of)
+    heads = effects[(effects["experiment"] == "heads") & (effects["region"] == "last")]
+    important = heads[important_sites(heads, least_ie=0.05)]
+    # Head 1 of the last layer causes half of the gap, head 0 of layer 0 minus a fifth; the others 0.02.
+    assert list(zip(important["layer"], important["head"], strict=True)) == [(0, 0), (3, 1)]
+    assert (important["q_value"] < 0.001).all()
 
 
 def test_the_planted_depth_of_the_last_token_is_found(tmp_path: Path) -> None:

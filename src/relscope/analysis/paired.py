@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def paired_sites(rows_base: pd.DataFrame, rows_tuned: pd.DataFrame, query_of: Ma
     kept = pair_ids[has_sites]
     cells = np.ix_(has_pairs, has_sites)
     return PairedSites(
-        _sites(both.iloc[first_row[has_pairs]]),
+        site_table(both.iloc[first_row[has_pairs]]),
         tuple(str(pair_id) for pair_id in kept),
         tuple(queries_of(pd.Series(kept, dtype=object), query_of)),
         matrices[0][0][cells],
@@ -114,10 +115,25 @@ def same_pairs(
             yield sites[start : start + most_sites], pairs
 
 
+@lru_cache(maxsize=4)  # chunks of sites ask for the same ones one after the other
 def resample_shares(query_ids: tuple[str, ...], n_resamples: int, seed: int) -> Float64[np.ndarray, "pair resample"]:
     """Weights that sum to 1 over pairs in each resample of the queries: a product with them is a resampled mean."""
     weights = bootstrap_weights(query_ids, n_resamples, seed)
-    return np.ascontiguousarray((weights / weights.sum(axis=1, keepdims=True)).T)
+    shares = np.ascontiguousarray((weights / weights.sum(axis=1, keepdims=True)).T)
+    shares.flags.writeable = False  # callers share it
+    return shares
+
+
+def site_table(first_rows: pd.DataFrame) -> pd.DataFrame:
+    """The site columns of one row a site: text as str or None, layer and head as Int16."""
+    sites = first_rows[list(SITE_COLUMNS)].reset_index(drop=True)
+    for name in SITE_COLUMNS:
+        if name in ("layer", "head"):
+            sites[name] = sites[name].astype("Int16")
+        else:
+            texts = sites[name].astype(object)
+            sites[name] = texts.where(texts.notna(), None)
+    return sites
 
 
 def _check(both: pd.DataFrame, of_base: Bool[np.ndarray, " row"]) -> None:
@@ -147,15 +163,3 @@ def _matrices(
     effect[site[chosen], pair[chosen]] = patched - start
     gap[site[chosen], pair[chosen]] = end - start
     return effect, gap
-
-
-def _sites(first_rows: pd.DataFrame) -> pd.DataFrame:
-    """The site columns of one row a site: text as str or None, layer and head as Int16."""
-    sites = first_rows[list(SITE_COLUMNS)].reset_index(drop=True)
-    for name in SITE_COLUMNS:
-        if name in ("layer", "head"):
-            sites[name] = sites[name].astype("Int16")
-        else:
-            texts = sites[name].astype(object)
-            sites[name] = texts.where(texts.notna(), None)
-    return sites

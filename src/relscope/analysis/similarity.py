@@ -133,9 +133,9 @@ def similarities(base: _Effects, tuned: _Effects, ties: Int[np.ndarray, "2 site"
     deeper = np.maximum(*places)  # a site is among the first d of both lists if this is below d
     ranks = [stats.rankdata(effects, axis=1) for effects in (base, tuned)]
     return {
-        "spearman": _pearson(ranks[0], ranks[1]),
+        "spearman": pearson(ranks[0], ranks[1]),
         "kendall": np.array([_kendall(one, other) for one, other in zip(base, tuned, strict=True)]),
-        "pearson": _pearson(base, tuned),
+        "pearson": pearson(base, tuned),
         "overlap_10": _overlap(deeper, 10, n_sites),
         "overlap_20": _overlap(deeper, 20, n_sites),
         "rbo": _rbo(deeper),
@@ -144,7 +144,15 @@ def similarities(base: _Effects, tuned: _Effects, ties: Int[np.ndarray, "2 site"
 
 def spearman(one: _Effects, other: _Effects) -> _OfRow:
     """Spearman's rank correlation of each row; NaN where a row is constant."""
-    return _pearson(stats.rankdata(one, axis=1), stats.rankdata(other, axis=1))
+    return pearson(stats.rankdata(one, axis=1), stats.rankdata(other, axis=1))
+
+
+def pearson(one: _Effects, other: _Effects) -> _OfRow:
+    """Pearson's correlation of each row; NaN where a row is constant."""
+    one, other = (values - values.mean(axis=1, keepdims=True) for values in (one, other))
+    scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+    correlation: _OfRow = np.divide((one * other).sum(axis=1), scale, out=np.full(len(one), np.nan), where=scale > 0)
+    return correlation
 
 
 def _resampled(
@@ -163,13 +171,6 @@ def _places(effects: _Effects, ties: Int[np.ndarray, " site"]) -> Int[np.ndarray
     places = np.empty_like(order)
     np.put_along_axis(places, order, np.broadcast_to(np.arange(effects.shape[1]), order.shape), axis=1)
     return places
-
-
-def _pearson(one: _Effects, other: _Effects) -> _OfRow:
-    one, other = (values - values.mean(axis=1, keepdims=True) for values in (one, other))
-    scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    correlation: _OfRow = np.divide((one * other).sum(axis=1), scale, out=np.full(len(one), np.nan), where=scale > 0)
-    return correlation
 
 
 def _kendall(one: Float64[np.ndarray, " site"], other: Float64[np.ndarray, " site"]) -> float:

@@ -29,6 +29,7 @@ CELL_COLUMNS = (
     "p_effect",
     "p_effect_low",
     "p_effect_high",
+    "q_value",
     "n_pairs",
     "n_queries",
 )
