@@ -1,4 +1,4 @@
-"""What each part writes into LD: parts sum to the whole, and each is what weights and norms, written out, make of it."""
+"""What each part writes into LD: parts sum to the whole, each is what weights and norms written out make of it."""
 
 from __future__ import annotations
 
@@ -122,6 +122,19 @@ def test_an_unembedding_with_a_bias_has_it_in_the_constant(tiny_tokenizer: Any) 
     assert (before.constant, after.constant) == (0.0, 0.5)
     assert after.ld - before.ld == pytest.approx(0.5, abs=1e-6)  # float32 of order 1
     assert after.ld_uncapped == pytest.approx(after.ld, abs=1e-6)
+
+
+def test_a_norm_after_attention_may_take_off_the_mean_and_have_a_bias(tiny_tokenizer: Any) -> None:
+    model = copy.deepcopy(tiny_judge("olmo2", tiny_tokenizer).model)
+    generator = torch.Generator().manual_seed(0)
+    for layer in model.model.layers:
+        layer.post_attention_layernorm = torch.nn.LayerNorm(32).requires_grad_(False)
+        layer.post_attention_layernorm.bias.copy_(torch.randn(32, generator=generator))
+    judge, pair = as_judge(model), aligned(tiny_tokenizer)
+    run = judge.record(pair.clean.ids)
+    found = direct_contributions(judge, run, pair.answer_ids)
+    assert found.total == pytest.approx(found.ld, abs=TOLERANCE)
+    assert found.attn_bias.abs().min() > 1e-2
 
 
 def test_an_adapter_on_the_output_projection_counts(tiny_tokenizer: Any) -> None:

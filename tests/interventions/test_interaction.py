@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from example_pairs import aligned
-from families import N_HEADS, N_LAYERS, tiny_judge
+from families import N_LAYERS, tiny_judge
 from reference_readouts import ReadoutReference
 from relscope.errors import InputError
 from relscope.interventions import (
@@ -33,12 +33,14 @@ def reference(family: str, judge: JudgeModel) -> ReadoutReference:
 
 def slow_scores(reference: ReadoutReference, prompt: Prompt, document: str) -> torch.Tensor:
     """The formula in loops, over patterns that the model gives out."""
-    scores = torch.zeros(N_LAYERS, N_HEADS, dtype=torch.float64)
-    for layer, pattern in enumerate(reference.patterns(prompt.ids)):
-        for head in range(N_HEADS):
-            for i in prompt.region("query"):
-                scores[layer, head] += max(float(pattern[head, i, k]) for k in prompt.region(document))
-    return scores
+    query, columns = prompt.region("query"), prompt.region(document)
+    return torch.tensor(
+        [
+            [sum(max(float(of_head[i, k]) for k in columns) for i in query) for of_head in pattern]
+            for pattern in reference.patterns(prompt.ids)
+        ],
+        dtype=torch.float64,
+    )
 
 
 def assert_close(found: torch.Tensor, wanted: torch.Tensor) -> None:
@@ -158,3 +160,16 @@ def test_a_run_without_its_attention_is_refused(tiny_tokenizer: Any) -> None:
     judge, prompt = tiny_judge("llama", tiny_tokenizer), aligned(tiny_tokenizer).clean
     with pytest.raises(InputError, match="for_restart=True"):
         interaction_scores(judge.record(prompt.ids, for_restart=False), prompt)
+
+
+@pytest.mark.embedded
+def test_scores_of_the_embedded_model_are_those_of_the_patterns_that_it_gives_out(embedded_judge: Any) -> None:
+    pair = aligned(embedded_judge.tokenizer, 1)
+    found = pair_interaction(
+        pair, embedded_judge.record(pair.clean.ids), embedded_judge.record(pair.corrupted.ids)
+    ).difference
+    reference = ReadoutReference(embedded_judge.model, "llama")
+    positive, negative = (slow_scores(reference, prompt, "document") for prompt in (pair.clean, pair.corrupted))
+    assert (positive - negative).std() > 1e-2
+    # Rounding of 30 layers in float32, of patterns of order 1, summed over the query's tokens.
+    torch.testing.assert_close(found.double(), positive - negative, atol=1e-4, rtol=0)

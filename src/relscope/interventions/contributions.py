@@ -9,7 +9,8 @@ The final residual is a sum, and so is LD before any soft cap, once the norms ha
 Known as direct logit attribution (e.g. Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"). It
 sees what a part writes to the output directly, not what later parts make of it.
 
-Cost: no forward pass; of each layer, one output projection of n_heads rows for each group of positions.
+Cost: no forward pass; of each layer, the output projection of each position that is read, and of n_heads rows for each
+group of positions that are averaged.
 """
 
 from __future__ import annotations
