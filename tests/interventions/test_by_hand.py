@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from families import as_judge
-from relscope.interventions import Site, patch_pair
+from relscope.interventions import Site, direct_contributions, head_vocabulary, logit_lens, patch_pair
 from relscope.models import JudgeModel, check_contract
 from relscope.prompts import AlignedPair, Prompt, Span
 
@@ -108,3 +108,35 @@ def test_the_only_head_is_the_whole_attention(judge: JudgeModel, pair: AlignedPa
 
 def test_the_model_on_paper_fulfils_the_contract(judge: JudgeModel) -> None:
     assert all(clause.ok for clause in check_contract(judge).clauses)
+
+
+def test_what_each_part_writes_is_what_it_is_on_paper(judge: JudgeModel, pair: AlignedPair) -> None:
+    found = direct_contributions(judge, judge.record(pair.clean.ids), pair.answer_ids)
+    # The embedding Q has no part of Y or N; attention writes 0.5 and 0.6581 of Y; all divided by the final length.
+    assert found.head.flatten().tolist() == pytest.approx([0.5 / 2.2889, 0.6581 / 2.2889], abs=TOLERANCE)
+    assert (found.embedding, found.constant) == (0.0, 0.0)
+    assert found.mlp.tolist() == found.attn_bias.tolist() == [0.0, 0.0]
+    assert found.total == pytest.approx(0.5060, abs=TOLERANCE)
+
+
+def test_the_words_of_the_head_are_what_they_are_on_paper(judge: JudgeModel, pair: AlignedPair) -> None:
+    run = judge.record(pair.clean.ids)
+    found = head_vocabulary(judge, [(run, pair.clean)], ["document", "last", "all"], pair.answer_ids, k=2)
+    # At the document, whose final residual is 3 Y, both layers write Y: a third. "all" is the mean of both positions.
+    at_document, at_last = [1 / 3, 1 / 3], [0.5 / 2.2889, 0.6581 / 2.2889]
+    of_all = [(x + y) / 2 for x, y in zip(at_document, at_last, strict=True)]
+    for number, wanted in enumerate((at_document, at_last, of_all)):
+        assert found.logit_diff[number].flatten().tolist() == pytest.approx(wanted, abs=TOLERANCE)
+    # At the last token, layer 1 writes (0.6581, 0, 0.4743): Y above Q.
+    assert found.tokens.top_ids[1, 1, 0].tolist() == [Y, Q]
+    wanted = [0.6581 / 2.2889, 0.4743 / 2.2889]
+    assert found.tokens.top_logits[1, 1, 0].tolist() == pytest.approx(wanted, abs=TOLERANCE)
+
+
+def test_the_lens_is_what_it_is_on_paper(judge: JudgeModel, pair: AlignedPair) -> None:
+    found = logit_lens(judge, judge.record(pair.clean.ids), pair.clean, ["document", "last"], pair.answer_ids, k=2)
+    # The document's residual is a multiple of Y throughout; the last token's after layer 0 is (0.5, 0, 1.5).
+    assert found.logit_diff[0].tolist() == pytest.approx([1.0, 1.0], abs=TOLERANCE)
+    assert found.logit_diff[1].tolist() == pytest.approx([0.3162, 0.5060], abs=TOLERANCE)
+    assert found.tokens.top_ids[1, 0].tolist() == [Q, Y]
+    assert found.tokens.top_logits[1, 0].tolist() == pytest.approx([0.9487, 0.3162], abs=TOLERANCE)

@@ -1,4 +1,4 @@
-"""Sites of a model, what patching them does to the verdict, within one model and from another, and what moved."""
+"""Sites of a model, what patching them does to the verdict, also across models, what moved, and readouts."""
 
 from relscope.interventions.changes import (
     HeadChanges,
@@ -7,7 +7,14 @@ from relscope.interventions.changes import (
     require_comparable_weights,
     weight_changes,
 )
+from relscope.interventions.contributions import DirectContributions, direct_contributions, head_writes
 from relscope.interventions.cost import PatchCost, patch_cost, too_little_memory, transfer_cost
+from relscope.interventions.interaction import (
+    InteractionScores,
+    interaction_scores,
+    mean_interaction,
+    pair_interaction,
+)
 from relscope.interventions.patching import (
     DEFAULT_MEMORY_BYTES,
     PatchedPair,
@@ -25,30 +32,51 @@ from relscope.interventions.sites import (
     all_sites,
 )
 from relscope.interventions.transfer import PromptName, Transfer, require_same_shape, transfer_pair
+from relscope.interventions.vocabulary import (
+    HeadVocabulary,
+    LogitLens,
+    TokenLogits,
+    head_vocabulary,
+    logit_lens,
+    top_tokens,
+)
 
 __all__ = [
     "COMPONENTS",
     "DEFAULT_MEMORY_BYTES",
+    "DirectContributions",
     "Direction",
     "HeadChanges",
+    "HeadVocabulary",
+    "InteractionScores",
     "Joint",
+    "LogitLens",
     "Patch",
     "PatchCost",
     "PatchedPair",
     "Precision",
     "PromptName",
     "Site",
+    "TokenLogits",
     "Transfer",
     "WeightChange",
     "all_sites",
     "check_precision",
+    "direct_contributions",
     "head_changes",
+    "head_vocabulary",
+    "head_writes",
+    "interaction_scores",
+    "logit_lens",
+    "mean_interaction",
+    "pair_interaction",
     "patch_cost",
     "patch_pair",
     "patch_pairs",
     "require_comparable_weights",
     "require_same_shape",
     "too_little_memory",
+    "top_tokens",
     "transfer_cost",
     "transfer_pair",
     "weight_changes",

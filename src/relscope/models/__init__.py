@@ -12,11 +12,13 @@ from relscope.models.edits import (
     RESIDUAL_COMPONENTS,
     LayerEdits,
     Replacement,
+    source_edges,
 )
 from relscope.models.embedded import EMBEDDED_ADAPTERS, EMBEDDED_MODELS
 from relscope.models.judge import JudgeModel, ModelIdentity, ModelShape
 from relscope.models.loading import load_judge, load_judges, load_tokenizer
 from relscope.models.lora import LoraSettings, TunableJudge
+from relscope.models.norms import LinearNorm, linear_norm
 from relscope.models.patching import patched
 from relscope.models.projections import ParameterPart, parameter_parts
 from relscope.models.recording import RecordedRun
@@ -41,6 +43,7 @@ __all__ = [
     "Joining",
     "JudgeModel",
     "LayerEdits",
+    "LinearNorm",
     "LoraSettings",
     "ModelIdentity",
     "ModelShape",
@@ -54,11 +57,13 @@ __all__ = [
     "goes_by_rows",
     "is_adapter_on",
     "linear_modules",
+    "linear_norm",
     "lint_verdict",
     "load_judge",
     "load_judges",
     "load_tokenizer",
     "parameter_parts",
     "patched",
+    "source_edges",
     "split_adapter",
 ]

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -114,6 +115,20 @@ class DecoderLayer:
     def attn_out(self, z: Float[Tensor, "*row d_heads"]) -> Float[Tensor, "*row d_model"]:
         """What the attention half adds to the residual stream, given its heads' outputs side by side."""
         return self.norm_after_attention(self.out_proj(z))
+
+    def out_proj_by_head(self, z: Float[Tensor, "*row head d_head"]) -> Float[Tensor, "*row head d_model"]:
+        """Each head's share of `out_proj(z)`, less what the projection adds of its own (its bias).
+
+        The module computes it, with the other heads' outputs at zero: transposed and quantised weights and adapters are
+        then as they are. Cost: a row for each head of each row.
+        """
+        n_heads = z.shape[-2]
+        alone = torch.eye(n_heads, dtype=z.dtype, device=z.device)[..., None] * z.unsqueeze(-3)
+        return self.out_proj(alone.flatten(-2)) - self.out_proj_bias(z)
+
+    def out_proj_bias(self, z: Float[Tensor, "*row head d_head"]) -> Float[Tensor, " d_model"]:
+        """What the output projection adds of its own; `z` says how wide its input is, and its number format."""
+        return self.out_proj(z.new_zeros(z.shape[-2] * z.shape[-1]))
 
     def mlp_out(self, resid: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
         """What the MLP half adds, given the residual it reads (`resid_mid`, or `resid_pre` where parallel)."""

@@ -71,12 +71,31 @@ class Contract:
         Raises:
             InputError: names the clause that failed.
         """
+        self._require(("shapes", "answer logits", "identity patch", "final residual"), model_name, "be patched")
+
+    def require_logits(self, model_name: str) -> None:
+        """Refuse a model whose logits are not made of the residual stream by its final norm and unembedding.
+
+        Raises:
+            InputError: names the clause that failed.
+        """
+        self._require(("shapes", "answer logits"), model_name, "be read layer by layer")
+
+    def require_readouts(self, model_name: str) -> None:
+        """Refuse a model whose residual stream, or what is read from it, is not the sum that readouts take it for.
+
+        Raises:
+            InputError: names the clause that failed.
+        """
+        self._require(("shapes", "answer logits", "residual sum"), model_name, "be read out part by part")
+
+    def _require(self, names: tuple[str, ...], model_name: str, purpose: str) -> None:
         for clause in self.clauses:
-            if clause.name in ("shapes", "answer logits", "identity patch", "final residual") and not clause.ok:
+            if clause.name in names and not clause.ok:
                 raise InputError(
                     f"model {model_name!r} fails the contract's clause {clause.name!r} ({clause.statement}): "
                     f"{clause.detail or f'error {clause.error:.2g}, tolerance {clause.tolerance:.2g}'}; "
-                    "it cannot be patched"
+                    f"it cannot {purpose}"
                 )
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -106,18 +107,19 @@ class LayerEdits:
 
     def _replace_edges(self, rows_of_head: Tensor, edge: Replacement, positions: list[int], rows: list[int]) -> None:
         assert edge.head is not None  # an edge always has one
-        wanted = source_edges(self.source, edge.component, edge.layer, edge.head, positions)
+        (wanted,) = source_edges(self.source, edge.component, edge.layer, [edge.head], positions)
         changed = rows_of_head[rows]
         changed[:, list(edge.src)] = wanted[:, list(edge.src)].to(changed.dtype)
         rows_of_head[rows] = changed
 
 
 def source_edges(
-    run: RecordedRun, component: str, layer: int, head: int, positions: Sequence[int]
-) -> Float[Tensor, "dest src"]:
-    """Scores, or the pattern, of one head of a recorded run at destination positions, over all sources; float32."""
+    run: RecordedRun, component: str, layer: int, heads: Sequence[int], positions: Sequence[int]
+) -> Float[Tensor, "head dest src"]:
+    """Scores, or the pattern, of heads of a recorded run at destination positions, over all sources; float32."""
     at = list(positions)
-    q, k = run.q[layer][head, at], _of_key(run, "k", layer, head)
+    q = run.q[layer][list(heads)][:, at]
+    k = torch.stack([_of_key(run, "k", layer, head) for head in heads])
     scores = attention_scores(q, k, run.scaling[layer], run.softcap[layer])
     if component == "scores":
         return scores

@@ -112,6 +112,25 @@ class JudgeModel:
         """Logits of yes and no in float32, from the residual stream after the last layer (before the final norm)."""
         return self._answer_rows(self.final_norm(resid), answer_ids)
 
+    def answer_direction(self, answer_ids: tuple[int, int]) -> tuple[Float[Tensor, " d_model"], float]:
+        """LD before any soft cap, as a linear function of the normed residual: its vector, and what is added; float32.
+
+        The vector is the unembedding's row of yes less that of no; what is added, the same of its bias.
+        """
+        yes, no = self.unembedding.weight[list(answer_ids)].float()  # type: ignore[index]
+        bias = getattr(self.unembedding, "bias", None)
+        return yes - no, 0.0 if bias is None else float(bias[answer_ids[0]].float() - bias[answer_ids[1]].float())
+
+    @torch.no_grad()
+    def token_logits(self, hidden: Float[Tensor, "*row d_model"], *, with_bias: bool) -> Float[Tensor, "*row d_vocab"]:
+        """Logits of every token before any soft cap, from the normed residual, or from a part of it without the bias.
+
+        Float32, of a product in the model's own number format.
+        """
+        logits = self.unembedding(hidden.to(self.dtype)).float()
+        bias = getattr(self.unembedding, "bias", None)
+        return logits if with_bias or bias is None else logits - bias.float()
+
     def _answer_rows(self, hidden: Tensor, answer_ids: tuple[int, int]) -> Tensor:
         rows = list(answer_ids)
         weight = self.unembedding.weight[rows].float()  # type: ignore[index]
