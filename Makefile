@@ -33,6 +33,8 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev ## measures the numbers of benchmarks/RESULTS.md, other libraries' too (each installed into .bench/)
 	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/sites.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/report_size.py
