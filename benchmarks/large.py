@@ -271,7 +271,8 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     about = {
         "model": judge.identity.name, "device": name, "weights": options.dtype, "precision": options.precision,
-        "tokens": N_TOKENS, "pairs": options.pairs, "torch": torch.__version__, "peak_flops": peak, "peer": bench.about_peer,
+        "tokens": N_TOKENS, "pairs": options.pairs, "torch": torch.__version__, "peak_flops": peak,
+        "peer": bench.about_peer,
     }  # fmt: skip
     print(", ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
     print(*report(lines, options.pairs, judge, peak), sep="\n")

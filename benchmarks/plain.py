@@ -42,11 +42,6 @@ class PlainPatcher:
         measured = [timed(self.judge.device, lambda site=site: self._patched(site)) for site in sites]
         return [ld for ld, _ in measured], [seconds for _, seconds in measured]
 
-    @torch.no_grad()
-    def corrupted(self) -> float:
-        """LD of the corrupted run, patched nowhere."""
-        return _logit_diff(self.judge, self.pair.corrupted.ids, self.pair.answer_ids)
-
     def _patched(self, site: Site) -> float:
         with self._replaced(site):
             return _logit_diff(self.judge, self.pair.corrupted.ids, self.pair.answer_ids)
