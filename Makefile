@@ -41,6 +41,7 @@ bench: $(VENV)/.dev ## measures the numbers of benchmarks/RESULTS.md, other libr
 
 bench-quick: $(VENV)/.installed ## exact patching against plain hooks alone, in a few minutes
 	$(BIN)/python benchmarks/patching.py --pairs 1 --cells 8 --peers none
+	$(BIN)/python benchmarks/sites.py --pairs 1 --cells 6
 
 clean:
 	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
