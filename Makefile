@@ -33,6 +33,8 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev ## measures the numbers of benchmarks/RESULTS.md, other libraries' too (each installed into .bench/)
 	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/sites.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/report_size.py
@@ -40,6 +42,7 @@ bench: $(VENV)/.dev ## measures the numbers of benchmarks/RESULTS.md, other libr
 
 bench-quick: $(VENV)/.installed ## exact patching against plain hooks alone, in a few minutes
 	$(BIN)/python benchmarks/patching.py --pairs 1 --cells 8 --peers none
+	$(BIN)/python benchmarks/sites.py --pairs 1 --cells 6
 
 clean:
 	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""What the ways of patching took, region by region, and how it reads as tables of Markdown."""
+"""What the ways of patching took, line by line (a region, say), and how it reads as tables of Markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from goals import DELTA_TOLERANCE, EXACT_TOLERANCE, PEER_TOLERANCE, TOGETHER, Z_GOALS, verdict
+from goals import DELTA_TOLERANCE, EXACT_TOLERANCE, PEER_TOLERANCE, TOGETHER, Goals, verdict
 
 PLAIN = "plain hooks"
 TOLERANCES = {"exact": EXACT_TOLERANCE, "delta": DELTA_TOLERANCE}
@@ -14,7 +14,7 @@ TOLERANCES = {"exact": EXACT_TOLERANCE, "delta": DELTA_TOLERANCE}
 
 @dataclass
 class Tally:
-    """One way at one region, summed over pairs; `flops` are counted, everything else is measured."""
+    """One way at one line, summed over pairs; `flops` are counted, everything else is measured."""
 
     n_cells: int = 0
     seconds: float = 0.0
@@ -45,24 +45,26 @@ class Tally:
 
 @dataclass
 class Tallies:
-    """All ways at all regions.
+    """All ways at all lines.
 
     Attributes:
-        regions: in the order of the lines.
-        peers: name on the table of each peer that was started.
+        measured: lines that are measured, in their order.
+        goals: of each precision, by line.
         peaks: measured floating-point operations a second of matrix products, for each precision.
+        peers: name on the table of each peer that was started.
         failures: why a peer was not run.
     """
 
-    regions: Sequence[str]
-    peers: dict[str, str]
+    measured: Sequence[str]
+    goals: Goals
     peaks: Mapping[str, float]
+    peers: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _of: dict[str, dict[str, Tally]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(Tally)))
 
-    def at(self, region: str, way: str) -> Tally:
+    def at(self, line: str, way: str) -> Tally:
         """The tally to add to, or to read."""
-        return self._of[way][region]
+        return self._of[way][line]
 
     def drop(self, peer: str, reason: str) -> None:
         """Leave out a peer that failed: part of its figures would be compared with all of the others'."""
@@ -76,14 +78,16 @@ class Tallies:
 
     @property
     def lines(self) -> list[str]:
-        """The regions, and all of them together where there are several."""
-        return [*self.regions, TOGETHER] if {*self.regions, TOGETHER} == set(Z_GOALS["exact"]) else [*self.regions]
+        """What was measured, and all of it together where there is a goal for that and nothing is missing."""
+        return (
+            [*self.measured, TOGETHER] if {*self.measured, TOGETHER} == set(self.goals["exact"]) else [*self.measured]
+        )
 
     def summed(self, line: str, way: str) -> Tally:
-        """The tally of a region; of the five together, as if all cells of each region had been measured."""
+        """The tally of a line; of all together, as if all cells of each had been measured."""
         if line != TOGETHER:
             return self.at(line, way)
-        each = [self.at(region, way) for region in self.regions]
+        each = [self.at(one, way) for one in self.measured]
         return Tally(
             n_cells=len(each),
             seconds=sum(of.seconds / of.n_cells for of in each),
@@ -92,11 +96,11 @@ class Tallies:
         )
 
 
-def speed_table(tallies: Tallies, n_heads: int) -> Iterator[str]:
+def speed_table(tallies: Tallies, title: str) -> Iterator[str]:
     """Milliseconds a cell of every way, and how many times faster than plain hooks each is."""
     titles = [*(tallies.peers[peer] for peer in tallies.peers), "relscope, exact", "relscope, delta"]
-    yield _row([f"`z`, all {n_heads} heads: ms a cell", PLAIN, *titles])
-    yield _rule(len(titles) + 2)
+    yield row([f"{title}: ms a cell", PLAIN, *titles])
+    yield rule(len(titles) + 2)
     for line in tallies.lines:
         plain = tallies.summed(line, PLAIN).ms
         cells = []
@@ -105,43 +109,44 @@ def speed_table(tallies: Tallies, n_heads: int) -> Iterator[str]:
                 cells.append("not run")
                 continue
             ms = tallies.summed(line, way).ms
-            cells.append(f"{_short(ms)} ({_ratio(plain / ms)})")
-        yield _row([line, _short(plain), *cells])
+            cells.append(f"{_short(ms)} ({ratio_text(plain / ms)})")
+        yield row([line, _short(plain), *cells])
 
 
 def goal_table(tallies: Tallies) -> Iterator[str]:
     """Each precision against its goals and against what the processor could do."""
-    yield _row(["region", "precision", "ratio", "goal", "recorded runs counted", "lower bound, ms a cell", "of peak"])
-    yield _rule(7)
-    for precision, goals in Z_GOALS.items():
+    yield row(["cells", "precision", "ratio", "goal", "recorded runs counted", "lower bound, ms a cell", "of peak"])
+    yield rule(7)
+    for precision, goals in tallies.goals.items():
         for line in tallies.lines:
             plain, ours = tallies.summed(line, PLAIN), tallies.summed(line, precision)
             bound = 1e3 * ours.flops / ours.n_cells / tallies.peaks[precision]
-            ratio, counted = plain.ms / ours.ms, plain.ms / ours.ms_with_recording
-            yield _row(
-                [line, precision, _ratio(ratio), verdict(ratio, goals.get(line)),
-                 f"{_short(ours.ms_with_recording)} ms ({_ratio(counted)})", _short(bound), f"{bound / ours.ms:.0%}"]
+            ratio = plain.ms / ours.ms
+            counted = f"{_short(ours.ms_with_recording)} ms ({ratio_text(plain.ms / ours.ms_with_recording)})"
+            yield row(
+                [line, precision, ratio_text(ratio), verdict(ratio, goals.get(line)), counted, _short(bound),
+                 f"{bound / ours.ms:.0%}"]
             )  # fmt: skip
 
 
 def agreement_table(tallies: Tallies) -> Iterator[str]:
     """The largest difference in LD of every way from plain hooks, on the same cells."""
     ways = {**{peer: tallies.peers[peer] for peer in tallies.ways}, "exact": "exact", "delta": "delta"}
-    yield _row(["max LD difference from plain hooks", *ways.values()])
-    yield _rule(len(ways) + 1)
-    for line in tallies.regions:
+    yield row(["max LD difference from plain hooks", *ways.values()])
+    yield rule(len(ways) + 1)
+    for line in tallies.measured:
         worst = {way: tallies.at(line, way).worst for way in ways}
-        yield _row([line, *(f"{value:.1e}{_mark(way, value)}" for way, value in worst.items())])
-    yield _row(["at most", *(f"{_tolerance(way):g}" for way in ways)])
+        yield row([line, *(f"{value:.1e}{_mark(way, value)}" for way, value in worst.items())])
+    yield row(["at most", *(f"{_tolerance(way):g}" for way in ways)])
 
 
 def disagreements(tallies: Tallies) -> list[str]:
-    """Every way and region that differs by more than its tolerance."""
+    """Every way and line that differs by more than its tolerance."""
     return [
-        f"{way} at {region}"
+        f"{way} at {line}"
         for way in (*tallies.ways, *TOLERANCES)
-        for region in tallies.regions
-        if _mark(way, tallies.at(region, way).worst)
+        for line in tallies.measured
+        if _mark(way, tallies.at(line, way).worst)
     ]
 
 
@@ -157,13 +162,16 @@ def _short(ms: float) -> str:
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
 
 
-def _ratio(times: float) -> str:
+def ratio_text(times: float) -> str:
+    """So many times as fast, to three figures at most."""
     return f"{times:.0f}x" if times >= 100 else f"{times:.1f}x" if times >= 1 else f"{times:.2f}x"
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _rule(n_columns: int) -> str:
-    return _row(["---"] * n_columns)
+def rule(n_columns: int) -> str:
+    """The line under a table's head."""
+    return row(["---"] * n_columns)

@@ -32,7 +32,8 @@ class Peer:
         PeerError: it cannot be installed, or cannot load the model.
     """
 
-    def __init__(self, name: str, folder: Path, threads: int) -> None:
+    def __init__(self, name: str, folder: Path, threads: int, **placement: str) -> None:
+        """Start it with a model's folder; `placement`, a device and a dtype, is for those that can be placed."""
         self.name = name
         python = _installed(name)
         # Without the caller's own path of modules: the environment alone decides what is imported.
@@ -45,7 +46,7 @@ class Peer:
                 cwd=BENCHMARKS, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
         try:
-            answer = self._ask({"ask": "load", "folder": str(folder), "threads": threads})
+            answer = self._ask({"ask": "load", "folder": str(folder), "threads": threads, **placement})
         except PeerError:
             self.close()
             raise
@@ -90,18 +91,22 @@ class Peer:
         return answer
 
 
+def is_installed(name: str) -> bool:
+    """Whether the peer's environment has been made, from the requirements as they are now."""
+    stamp = _stamp(name)
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == _requirements(name).read_text(encoding="utf-8")
+
+
 def _installed(name: str) -> Path:
     """The Python of the peer's environment, made on first use.
 
     Raises:
         PeerError: pip could not install it.
     """
-    requirements = Path(__file__).with_name(f"{name}.txt")
+    requirements = _requirements(name)
     environment = ENVIRONMENTS / name
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    stamp = environment / "installed.txt"
-    wanted = requirements.read_text(encoding="utf-8")
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+    if is_installed(name):
         return python
     print(f"installing {name} into {environment}", file=sys.stderr)
     pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", str(requirements)]
@@ -109,8 +114,16 @@ def _installed(name: str) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise PeerError(f"not installed: {_short(done.stderr or done.stdout)}")
-    stamp.write_text(wanted, encoding="utf-8")
+    _stamp(name).write_text(requirements.read_text(encoding="utf-8"), encoding="utf-8")
     return python
+
+
+def _requirements(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.txt")
+
+
+def _stamp(name: str) -> Path:
+    return ENVIRONMENTS / name / "installed.txt"
 
 
 def _short(output: str) -> str:

@@ -5,9 +5,10 @@
     {"ask": "patch", "positions": [...], "cells": [[layer, head], ...]}         -> {"ld": [...], "seconds": [...]}
 
 Anything that goes wrong is answered with {"error": ...}. Between questions a process waits for its input and costs no
-processor time, so peers can be measured in turns. `python -m peers.protocol NAME` serves `peers.NAME_worker`, which has
-the library's name on the package index (`PACKAGE`) and `load`, which gives the `Patcher` of a model's folder, float32,
-on the CPU. Runs in the peers' environments: needs nothing but torch there.
+processor time, so peers can be measured in turns. `python -m peers.protocol NAME` serves `peers.NAME_worker`, which
+has the library's name on the package index (`PACKAGE`) and `load`, which gives the `Patcher` of a model's folder,
+float32, on the CPU; one whose `load` takes them is also told a device and a dtype. Runs in the peers' environments:
+needs nothing but torch there.
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ class _Server:
                 return {}
             return self._patch(self._patcher, **question)
 
-    def _start(self, folder: str, threads: int) -> dict[str, Any]:
+    def _start(self, folder: str, threads: int, **placement: str) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(threads)
         worker = importlib.import_module(f"peers.{self._name}_worker")
         with torch.no_grad():
-            self._patcher = worker.load(folder)
+            self._patcher = worker.load(folder, **placement)
         packages = (worker.PACKAGE, "transformers", "torch")
         return {"versions": {package: importlib.metadata.version(package) for package in packages}}
 

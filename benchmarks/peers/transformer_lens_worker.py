@@ -18,9 +18,10 @@ PACKAGE = "transformer-lens"
 class TransformerLensPatcher:
     """A `TransformerBridge` without compatibility mode."""
 
-    def __init__(self, folder: str) -> None:
-        self._model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
+    def __init__(self, folder: str, device: str, dtype: torch.dtype) -> None:
+        self._model = TransformerBridge.boot_transformers(folder, device=device, dtype=dtype)
         self._model.eval()
+        self._device = device
         self._clean: ActivationCache
         self._corrupted_ids: torch.Tensor
         self._answer_ids: tuple[int, int]
@@ -28,9 +29,9 @@ class TransformerLensPatcher:
     def take_pair(self, clean_ids: Sequence[int], corrupted_ids: Sequence[int], answer_ids: Sequence[int]) -> None:
         """Cache `hook_z` of the clean run."""
         _, self._clean = self._model.run_with_cache(
-            torch.tensor([clean_ids]), names_filter=lambda name: name.endswith("attn.hook_z")
+            torch.tensor([clean_ids], device=self._device), names_filter=lambda name: name.endswith("attn.hook_z")
         )
-        self._corrupted_ids = torch.tensor([corrupted_ids])
+        self._corrupted_ids = torch.tensor([corrupted_ids], device=self._device)
         self._answer_ids = (answer_ids[0], answer_ids[1])
 
     def patch(self, layer: int, head: int, positions: Sequence[int]) -> float:
@@ -43,11 +44,11 @@ class TransformerLensPatcher:
 
         logits = self._model.run_with_hooks(self._corrupted_ids, return_type="logits", fwd_hooks=[(name, replace)])[
             0, -1
-        ]
+        ].float()
         positive, negative = self._answer_ids
         return float(logits[positive] - logits[negative])
 
 
-def load(folder: str) -> TransformerLensPatcher:
+def load(folder: str, device: str = "cpu", dtype: str = "float32") -> TransformerLensPatcher:
     """The library with the model of a folder."""
-    return TransformerLensPatcher(folder)
+    return TransformerLensPatcher(folder, device, getattr(torch, dtype))
