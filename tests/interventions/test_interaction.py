@@ -82,7 +82,7 @@ def run_of(q: list[list[float]], k: list[list[float]], n_heads: int = 1) -> Reco
     queries, keys = torch.tensor(q), torch.tensor(k)
     n_pos, nothing = len(q), torch.zeros(1, len(q), 2)
     return RecordedRun(
-        resid_pre=nothing, attn_out=nothing, mlp_out=nothing, resid_post=nothing,
+        resid=nothing, attn_out=nothing, mlp_out=nothing,
         z=torch.zeros(1, n_pos, n_heads, queries.shape[1]), q=(queries.expand(n_heads, -1, -1),), k=(keys[None],),
         v=(keys[None],), mask=(torch.ones(n_pos, n_pos, dtype=torch.bool).tril(),), scaling=(1.0,), softcap=(None,),
         layer_kwargs=({},),
