@@ -41,7 +41,11 @@ TrustRemoteCode = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", rich_help_panel=_MACHINE, help="auto (float32), float32, bfloat16 or float16."),
+    typer.Option(
+        "--dtype",
+        rich_help_panel=_MACHINE,
+        help="auto (float32), float32, bfloat16-weights (activations in float32: half the memory), bfloat16, float16.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", rich_help_panel=_MACHINE, help="auto, cpu, cuda, cuda:1, mps.")]
 Data = Annotated[

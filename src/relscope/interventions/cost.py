@@ -161,8 +161,12 @@ def _chunk_bytes(judge: JudgeModel, n_tokens: int, with_products: bool) -> int:
     rows = max(ROWS_PER_CHUNK, n_tokens)
     n_values = rows * (_Layer(judge).mlp_width + _RESIDUALS_OF_CHUNK * shape.d_model)
     n_values += _SCORES_OF_CHUNK * min(MOST_SCORES, rows * shape.n_heads * n_tokens)
-    low = 2 * sum(map(_n_weights, _linear_modules(judge))) if with_products else 0
-    return n_values * judge.dtype.itemsize + low
+    # Matrices in bfloat16: a copy of each for products of differences; where they are stored so, one is widened.
+    sizes = {True: [0], False: [0]}
+    for module in _linear_modules(judge):
+        sizes[module.weight.element_size() < judge.dtype.itemsize].append(_n_weights(module))  # type: ignore[operator]
+    low = 2 * sum(sizes[False]) if with_products else 0
+    return n_values * judge.dtype.itemsize + low + judge.dtype.itemsize * max(sizes[True])
 
 
 def _linear_modules(judge: JudgeModel) -> list[nn.Module]:

@@ -27,6 +27,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from relscope.models.mixed import LINEAR_TYPES
+
 if TYPE_CHECKING:
     from relscope.models.architectures import DecoderLayer
     from relscope.models.recording import RecordedRun
@@ -65,7 +67,7 @@ def linear_modules(layer: DecoderLayer) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in layer.module.named_modules()
-        if type(module) in (nn.Linear, Conv1D) and type(module.weight) is nn.Parameter
+        if type(module) in LINEAR_TYPES and type(module.weight) is nn.Parameter
     }
 
 

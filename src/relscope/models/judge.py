@@ -95,8 +95,9 @@ class JudgeModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the weights."""
-        return self.model.dtype
+        """Number format of activations."""
+        of_norm = next(self.final_norm.parameters(), None)
+        return self.model.dtype if of_norm is None else of_norm.dtype
 
     @functools.cached_property
     def contract(self) -> Contract:

@@ -20,6 +20,7 @@ from torch import nn
 from relscope.errors import InputError
 from relscope.models.adapters import merged, merged_beside
 from relscope.models.judge import JudgeModel, ModelIdentity
+from relscope.models.mixed import WEIGHTS, widen_activations
 from relscope.models.sources import (
     ModelSource,
     adapter_location,
@@ -32,7 +33,8 @@ from relscope.models.sources import (
 )
 from relscope.models.threads import set_sensible_threads
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MIXED = "bfloat16-weights"
+DTYPES = {"float32": torch.float32, MIXED: WEIGHTS, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FINGERPRINT_SAMPLES = 1024
 # What a config says besides how to compute: where it came from, and what generation does with it.
 _NOT_IN_FINGERPRINT = re.compile(
@@ -56,7 +58,8 @@ def load_judge(
             GGUF file, a folder with a PEFT adapter that names its base, or an embedded one: "smollm2-135m", and
             "smoljudge", which is that model with an adapter for judging relevance.
         adapter: folder or hub id of a PEFT adapter, or "smoljudge" (embedded), merged into the weights.
-        dtype: "float32", "bfloat16", "float16"; "auto" is float32, since effects are smaller than bf16's rounding.
+        dtype: "float32", "bfloat16-weights" (activations in float32: half the memory, and exact for a checkpoint in
+            bfloat16), "bfloat16", "float16"; "auto" is float32, since effects are smaller than bf16's rounding.
         device: "cpu", "cuda", "cuda:1", "mps"...; "auto" takes an accelerator where there is one.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run code that comes with the model.
@@ -139,13 +142,13 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_rem
         return _load_tokenizer(place, _options(place, revision, trust_remote_code))
 
 
-def parse_dtype(dtype: str) -> torch.dtype:
-    """The number format of a `dtype` option; "auto" is float32."""
+def parse_dtype(dtype: str) -> str:
+    """The name of a `dtype` option's number format; "auto" is float32."""
     if dtype == "auto":
-        return torch.float32
+        return "float32"
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    return dtype
 
 
 def parse_device(device: str) -> torch.device:
@@ -189,17 +192,17 @@ class _Read:
     place: ModelSource
     model: Any
     tokenizer: Any
-    dtype: torch.dtype
+    dtype: str
     commit: str | None
 
 
-def _read(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> _Read:
+def _read(name: str, dtype: str, revision: str | None, trust_remote_code: bool) -> _Read:
     set_sensible_threads()
     _quiet_loaders()
     place = resolve_source(name)
     _ask_hub(place, revision)
     with source_errors(name):
-        model, tokenizer = _load(place, _options(place, revision, trust_remote_code), dtype)
+        model, tokenizer = _load(place, _options(place, revision, trust_remote_code), DTYPES[dtype])
     return _Read(name, place, model, tokenizer, dtype, _commit(place, revision))
 
 
@@ -210,6 +213,8 @@ def _ask_hub(place: ModelSource, revision: str | None) -> None:
 
 def _judge(read: _Read, model: Any, adapter: str | None, device: torch.device) -> JudgeModel:
     """A judge around the model that was read, or around one made from it with an adapter."""
+    if read.dtype == MIXED:
+        widen_activations(model)
     # Tensors that two models share are moved in place, so they still share them.
     model = model.to(device).eval().requires_grad_(False)
     identity = ModelIdentity(
@@ -217,7 +222,7 @@ def _judge(read: _Read, model: Any, adapter: str | None, device: torch.device) -
         kind=read.place.kind,
         revision=read.commit,
         adapter=adapter,
-        dtype=str(read.dtype).removeprefix("torch."),
+        dtype=read.dtype,
         fingerprint=fingerprint(model),
         model_type=model.config.get_text_config(decoder=True).model_type,
     )

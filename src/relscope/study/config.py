@@ -161,7 +161,7 @@ class StudyConfig(_Section):
     adapter: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16-weights", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     data: str = "demo"
     negatives: Annotated[Negatives, BeforeValidator(_negatives)] = Negatives()
