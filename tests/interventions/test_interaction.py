@@ -20,6 +20,7 @@ from relscope.interventions import (
     pair_interaction,
 )
 from relscope.models import JudgeModel, RecordedRun
+from relscope.models.recording import ByLayer
 from relscope.prompts import Prompt, Span
 
 # Patterns are of order 1 in float32, after up to four layers of another attention code.
@@ -80,12 +81,12 @@ def test_of_two_documents_in_a_prompt_each_counts_at_both_places(
 def run_of(q: list[list[float]], k: list[list[float]], n_heads: int = 1) -> RecordedRun:
     """A run of one layer whose heads, on one shared key/value head, all have these queries and keys."""
     queries, keys = torch.tensor(q), torch.tensor(k)
-    n_pos, nothing = len(q), torch.zeros(1, len(q), 2)
+    n_pos, nothing = len(q), ByLayer([torch.zeros(len(q), 2)])
     return RecordedRun(
-        resid=nothing, attn_out=nothing, mlp_out=nothing,
-        z=torch.zeros(1, n_pos, n_heads, queries.shape[1]), q=(queries.expand(n_heads, -1, -1),), k=(keys[None],),
-        v=(keys[None],), mask=(torch.ones(n_pos, n_pos, dtype=torch.bool).tril(),), scaling=(1.0,), softcap=(None,),
-        layer_kwargs=({},),
+        resid_pre=nothing, attn_out=nothing, mlp_out=nothing, resid_post=nothing,
+        z=ByLayer([torch.zeros(n_pos, n_heads, queries.shape[1])]), q=(queries.expand(n_heads, -1, -1),),
+        k=(keys[None],), v=(keys[None],), mask=(torch.ones(n_pos, n_pos, dtype=torch.bool).tril(),), scaling=(1.0,),
+        softcap=(None,), layer_kwargs=({},),
     )  # fmt: skip
 
 

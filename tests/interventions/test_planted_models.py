@@ -183,7 +183,7 @@ def test_a_head_that_only_attends_interacts_as_strongly_as_the_matcher_and_has_n
             gaps[row, column] = interaction_score(clean, *head, pair) - interaction_score(corrupted, *head, pair)
         # It reads what the matcher reads: for want of an output, and not of a difference, it has no effect.
         (layer, decoy), positions = planted.decoy, pair.clean.region(MATCHED_WORD[pair.pair_id])
-        assert (clean.z - corrupted.z)[layer, positions, decoy].norm() == pytest.approx(1, abs=TOLERANCE)
+        assert (clean.z[layer] - corrupted.z[layer])[positions, decoy].norm() == pytest.approx(1, abs=TOLERANCE)
     # One query word is matched: all of its attention, or none, falls on the document.
     wanted = {head: 1.0 if head in (planted.matcher, planted.decoy) else 0.0 for head in heads}
     assert dict(zip(heads, gaps.mean(0).tolist(), strict=True)) == pytest.approx(wanted, abs=TOLERANCE)
@@ -201,13 +201,13 @@ def test_the_residual_stream_is_as_the_table_says(planted: Planted) -> None:
         (matched,) = pair.clean.region(MATCHED_WORD[pair.pair_id])
         for prompt, is_clean in ((pair.clean, True), (pair.corrupted, False)):
             run = planted.judge.record(prompt.ids)
-            wanted = run.resid_pre[:1].repeat(N_LAYERS + 1, 1, 1)
+            wanted = run.resid_pre[0].repeat(N_LAYERS + 1, 1, 1)
             wanted[1:, :, VERDICT] = -1
             if is_clean:
                 wanted[planted.matcher[0] + 1 :, matched, MATCH] = 1
                 wanted[planted.carriers[0][0] + 1 :, -1, CARRIED[:n_carriers]] = 1
                 wanted[planted.writer[0] + 1 :, -1, VERDICT] = 1
-            torch.testing.assert_close(run.resid_post, wanted[1:], rtol=0, atol=TOLERANCE)
+            torch.testing.assert_close(torch.stack(run.resid_post), wanted[1:], rtol=0, atol=TOLERANCE)
             squares = wanted.square().sum(-1)
             assert (squares[0] == 5).all()
             assert (squares[1:] == 6).all()

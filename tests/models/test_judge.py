@@ -106,7 +106,8 @@ def test_a_record_holds_what_the_reference_sees(family: str, for_restart: bool) 
             found = getattr(run, component)[layer].reshape(wanted.shape)
             # float32 rounding of values of up to 100
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-4, msg=f"{component} of layer {layer}")
-    torch.testing.assert_close(run.resid_pre[1:], run.resid_post[:-1], rtol=0, atol=0)
+    for read, handed_on in zip(run.resid_pre[1:], run.resid_post[:-1], strict=True):
+        torch.testing.assert_close(read, handed_on, rtol=0, atol=0)
 
 
 def test_recomputing_the_last_position_alone_gives_the_same_value() -> None:

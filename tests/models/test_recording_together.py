@@ -26,9 +26,7 @@ def judge(request: pytest.FixtureRequest) -> JudgeModel:
 
 
 def assert_equal(found: RecordedRun, wanted: RecordedRun) -> None:
-    for name in ("resid", "attn_out", "mlp_out", "z"):
-        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), **TOLERANCE, msg=name)
-    for name in ("q", "k", "v"):
+    for name in ("resid_pre", "attn_out", "mlp_out", "resid_post", "z", "q", "k", "v"):
         for mine, theirs in zip(getattr(found, name), getattr(wanted, name), strict=True):
             torch.testing.assert_close(mine, theirs, **TOLERANCE, msg=name)
     assert all(map(torch.equal, found.mask, wanted.mask))

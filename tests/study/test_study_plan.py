@@ -182,9 +182,14 @@ def test_recorded_runs_take_what_is_counted(prepared: Prepared) -> None:
         counted = patch_cost(prepared.judge, pair, [], restart=True, precision=precision).recorded_bytes
         runs = [prepared.judge.record(pair.clean.ids, with_products=precision == "delta"),
                 prepared.judge.record(pair.corrupted.ids)]  # fmt: skip
-        held = [t for run in runs for t in (run.resid, run.attn_out, run.mlp_out, run.z, *run.q, *run.k, *run.v)]
+        held = [
+            t
+            for run in runs
+            for of in (run.resid_pre, run.attn_out, run.mlp_out, run.z, run.q, run.k, run.v)
+            for t in of
+        ]
         held += [t for run in runs for of in run.products for product in of.values() for t in (product.x, product.y)]
-        # The final residual is one layer's worth more; masks and rotary embeddings are small.
+        # Handed on is what the next layer reads, but for the last layer; masks and rotary embeddings are small.
         assert sum(t.numel() * t.element_size() for t in held) == pytest.approx(counted, rel=0.1)
 
 

@@ -65,7 +65,7 @@ def head_changes(base: RecordedRun, tuned: RecordedRun, prompt: Prompt, regions:
     """
     if base.z.shape != tuned.z.shape:
         raise InputError(f"the runs' heads differ in shape: {tuple(base.z.shape)} and {tuple(tuned.z.shape)}")
-    first, second = base.z.float(), tuned.z.float()
+    first, second = (torch.stack([z.float().cpu() for z in run.z]) for run in (base, tuned))
     positions = [list(prompt.region(region)) for region in regions]
 
     def norms(z: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def direct_contributions(judge: JudgeModel, run: RecordedRun, answer_ids: tuple[
     """
     judge.contract.require_readouts(judge.identity.name)
     last = run.n_positions - 1
-    final = linear_norm(judge.final_norm, run.resid_post)
+    final = linear_norm(judge.final_norm, run.resid_post[-1])
     resid = run.resid_post[-1, last]
     weight, added = judge.answer_direction(answer_ids)
     reads = final.inverse_scale(resid) * weight
@@ -117,7 +117,7 @@ def head_writes(
     for number, group in enumerate(groups):
         if len(group) == 0:
             raise InputError(f"group {number} of positions is empty: a head writes nothing at no position")
-    final = linear_norm(judge.final_norm, run.resid_post)
+    final = linear_norm(judge.final_norm, run.resid_post[-1])
     scales = [final.inverse_scale(run.resid_post[-1, list(group)]) for group in groups]
     of_layers = [_writes_of_layer(layer, run, groups, final, scales) for layer in judge.layers]
     return torch.stack(of_layers, dim=1)
@@ -131,18 +131,18 @@ def _writes_of_layer(
     final_scales: Sequence[Float[Tensor, "_"]],
 ) -> Float[Tensor, "group head d_model"]:
     """Only the scales differ from position to position: z is averaged with their weight, and then goes through once."""
-    after = linear_norm(layer.norm_after_attention, run.attn_out)
+    after = linear_norm(layer.norm_after_attention, run.attn_out[layer.index])
     averaged = []
     for group, final_scale in zip(groups, final_scales, strict=True):
         z = run.z[layer.index, list(group)]
         scale = final_scale * after.inverse_scale(layer.out_proj(z.flatten(-2)))
         averaged.append((scale[:, None, None] * z.float()).mean(0))
-    written = layer.out_proj_by_head(torch.stack(averaged).to(run.z.dtype))
+    written = layer.out_proj_by_head(torch.stack(averaged).to(run.z[layer.index].dtype))
     return final.unscaled(after.unscaled(written))
 
 
 def _attention_bias(layer: DecoderLayer, run: RecordedRun, position: int) -> Float[Tensor, " d_model"]:
     """What attention adds to the residual stream at a position beside its heads."""
-    after = linear_norm(layer.norm_after_attention, run.attn_out)
+    after = linear_norm(layer.norm_after_attention, run.attn_out[layer.index])
     z = run.z[layer.index, position]
     return after.unscaled(layer.out_proj_bias(z)) * after.inverse_scale(layer.out_proj(z.flatten())) + after.bias

@@ -60,7 +60,7 @@ def interaction_scores(run: RecordedRun, prompt: Prompt, document: str = "docume
             f"the interaction score needs the query behind the region {document!r}: attention is causal, and a query "
             "before the document cannot see it; use an order with d before q ('dqi' or 'idq')"
         )
-    n_heads = run.z.shape[2]
+    n_heads = run.z[0].shape[1]
     at_once = max(1, _SCORES_AT_ONCE // (len(dest) * run.n_positions))
     chunks = torch.arange(n_heads).split(at_once)
     return torch.stack(

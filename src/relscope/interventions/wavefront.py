@@ -117,7 +117,8 @@ class _Wave:
         self._start = job.placed[0].start
         self.first_layer = min(item.layer for item in job.placed)
         self._n_suffix = job.base.n_positions - self._start
-        self._in_flight = job.base.resid_post.new_empty(len(job.placed), self._n_suffix, judge.shape.d_model)
+        first = job.base.resid_pre[self.first_layer]
+        self._in_flight = first.new_empty(len(job.placed), self._n_suffix, judge.shape.d_model)
         self._entering: dict[int, list[int]] = defaultdict(list)
         # What whole patches replace: of what a layer reads, and of what it computes; by layer, then by patch.
         self._read: dict[int, dict[int, list[Replacement]]] = defaultdict(lambda: defaultdict(list))
@@ -136,6 +137,7 @@ class _Wave:
 
     def enter(self, layer: int) -> None:
         """Step 1: whole patches begin with what the base run has before the layer; then `resid_pre` is replaced."""
+        self._in_flight = self._in_flight.to(self._base.resid_pre[layer].device)  # the layers may be on several
         self._take_slots(self._entering[layer], self._base.resid_pre[layer])
         for number, replacements in self._read[layer].items():
             slot = self._number_of.index(number)

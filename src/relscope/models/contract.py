@@ -134,7 +134,11 @@ def check_contract(judge: JudgeModel) -> Contract:
         return checker.pattern_error
 
     answer = lambda: _gap(judge.answer_logits(own.resid_post[-1, -1], answer_ids), logits)  # noqa: E731
-    total = own.resid_pre + own.attn_out + own.mlp_out
+
+    def residual_sum() -> float:
+        parts = zip(own.resid_pre, own.attn_out, own.mlp_out, own.resid_post, strict=True)
+        return max(_row_gap(resid_pre + attn_out + mlp_out, post) for resid_pre, attn_out, mlp_out, post in parts)
+
     return Contract(
         (
             _clause("shapes", "hooks see the right shapes", lambda: _shape_errors(judge, own), 0.0),
@@ -142,7 +146,7 @@ def check_contract(judge: JudgeModel) -> Contract:
             _clause("answer logits", "answer rows of the unembedding give the model's logits", answer,
                     relative * logit_scale),
             _clause("residual sum", "resid_pre + attn_out + mlp_out = resid_post",
-                    lambda: _row_gap(total, own.resid_post), relative),
+                    residual_sum, relative),
             _clause("identity patch", "patching a run with itself changes nothing", identity_patch,
                     relative * logit_scale),
             _clause("final residual", "patching the whole final residual gives the other run", final_residual,
@@ -196,7 +200,11 @@ def _continuation_error(judge: JudgeModel, ids: list[int], own: RecordedRun) -> 
     # A shorter prompt in the same batch is padded.
     prompts = [ids, ids[: _N_PROBE - 2]]
     runs = record(judge, prompts, Recorder(), prefix=beginning)
-    return max(_row_gap(run.resid, own.resid[:, : run.n_positions]) for run in runs)
+    return max(
+        _row_gap(found, wanted[: run.n_positions])
+        for run in runs
+        for found, wanted in zip(run.resid_post, own.resid_post, strict=True)
+    )
 
 
 @torch.no_grad()

@@ -135,10 +135,10 @@ class JudgeModel:
     def _answer_rows(self, hidden: Tensor, answer_ids: tuple[int, int]) -> Tensor:
         rows = list(answer_ids)
         weight = self.unembedding.weight[rows].float()  # type: ignore[index]
-        logits = hidden.float() @ weight.T
+        logits = hidden.float() @ weight.T.to(hidden.device)
         bias = getattr(self.unembedding, "bias", None)
         if bias is not None:
-            logits = logits + bias[rows].float()
+            logits = logits + bias[rows].float().to(hidden.device)
         return self._softcapped(logits)
 
     def _softcapped(self, logits: Tensor) -> Tensor:

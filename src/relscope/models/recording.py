@@ -9,7 +9,7 @@ function are in place only for the duration of the pass.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -41,22 +41,43 @@ _NOT_KEPT = ("hidden_states", "attention_mask", "past_key_values", "layer_past",
 _POSITION_AXIS = {"position_ids": -1, "cache_position": -1, "position_embeddings": -2}
 
 
+class ByLayer(tuple[Tensor, ...]):
+    """A tensor for each layer, where that layer computes; indexed like one tensor whose first axis is the layer.
+
+    `of[3]` and `of[3, positions]` are on layer 3's device; `of[:, positions]` is one tensor, on the first layer's.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        layers, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        if not isinstance(layers, slice):
+            return super().__getitem__(layers)[rest]
+        chosen = super().__getitem__(layers)
+        return torch.stack([of[rest].to(chosen[0].device) for of in chosen]) if rest else ByLayer(chosen)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of one tensor."""
+        return (len(self), *self[0].shape)
+
+
 @dataclass(frozen=True)
 class RecordedRun:
     """Activations of one prompt's forward pass, batch dimension removed. Read-only by convention.
 
-    `resid[l]` is what layer l reads, and the last of them what the last layer hands on. `attn_out` and `mlp_out` are
-    what is added to the residual stream, after any post-norm; `z` is the heads' output before the output projection;
+    `resid_pre[l]` [pos, d_model] is what layer l reads and `resid_post[l]` what it hands on (one tensor with
+    `resid_pre[l + 1]`); `attn_out[l]` and `mlp_out[l]`, of the same shape, are what is added to the residual stream,
+    after any post-norm; `z[l]` [pos, head, d_head] is the heads' output before the output projection;
     `q`, `k` and `v` are as attention sees them (after rotary embedding), `scaling` and `softcap` what it makes scores
     with. `layer_kwargs[l]` is what the model passed to layer l's attention, from which a restart takes its share.
     `products[l]` holds what the linear modules of layer l read and gave, for restarts on differences. What attention
     saw, and the products, are empty where they were not asked for (see `record`).
     """
 
-    resid: Float[Tensor, "layer_or_end pos d_model"]
-    attn_out: Float[Tensor, "layer pos d_model"]
-    mlp_out: Float[Tensor, "layer pos d_model"]
-    z: Float[Tensor, "layer pos head d_head"]
+    resid_pre: ByLayer
+    attn_out: ByLayer
+    mlp_out: ByLayer
+    resid_post: ByLayer
+    z: ByLayer
     q: tuple[Float[Tensor, "head pos d_head"], ...]
     k: tuple[Float[Tensor, "kv_head pos d_head"], ...]
     v: tuple[Float[Tensor, "kv_head pos d_head"], ...]
@@ -67,19 +88,9 @@ class RecordedRun:
     products: tuple[dict[str, Product], ...] = ()
 
     @property
-    def resid_pre(self) -> Float[Tensor, "layer pos d_model"]:
-        """What each layer reads."""
-        return self.resid[:-1]
-
-    @property
-    def resid_post(self) -> Float[Tensor, "layer pos d_model"]:
-        """What each layer hands on."""
-        return self.resid[1:]
-
-    @property
     def n_positions(self) -> int:
         """Tokens in the prompt."""
-        return self.resid.shape[1]
+        return self.resid_pre[0].shape[0]
 
     def attend_again(
         self, layer: int, start: int, n_items: int, edit: EditFunction
@@ -138,18 +149,12 @@ class PatternChecker(Recorder):
 
 
 class _Kept:
-    """Activations of all layers, in one tensor for each component, put there as they are computed."""
+    """What layers compute of a batch: for each component the tensor of each layer, by the layer's number."""
 
     def __init__(self, layers: Sequence[DecoderLayer]) -> None:
-        self.values: dict[str, Tensor] = {}
+        self.values: dict[str, dict[int, Tensor]] = defaultdict(dict)
         self.kwargs: dict[int, dict[str, Any]] = {}
         self._layers = layers
-
-    def _put(self, name: str, index: int, values: Tensor) -> None:
-        if name not in self.values:
-            n = len(self._layers) + (name == "resid")
-            self.values[name] = values.new_empty(n, *values.shape)
-        self.values[name][index].copy_(values)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -158,19 +163,19 @@ class _Kept:
 
         def keep_input(index: int) -> Any:
             def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                self._put("resid", index, args[0] if args else kwargs["hidden_states"])
+                self.values["resid_pre"][index] = args[0] if args else kwargs["hidden_states"]
 
             return hook
 
         def keep_z(index: int) -> Any:
             def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                self._put("z", index, args[0])
+                self.values["z"][index] = args[0]
 
             return hook
 
         def keep_output(name: str, index: int) -> Any:
             def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                self._put(name, index, first_tensor(output))
+                self.values[name][index] = first_tensor(output)
 
             return hook
 
@@ -185,13 +190,12 @@ class _Kept:
                 i = layer.index
                 handles += [
                     layer.module.register_forward_pre_hook(keep_input(i), with_kwargs=True),
+                    layer.module.register_forward_hook(keep_output("resid_post", i)),
                     layer.attention.register_forward_pre_hook(keep_kwargs(i), with_kwargs=True),
                     layer.out_proj.register_forward_pre_hook(keep_z(i)),
                     layer.attn_out_module.register_forward_hook(keep_output("attn_out", i)),
                     layer.mlp_out_module.register_forward_hook(keep_output("mlp_out", i)),
                 ]
-            last = self._layers[-1].module
-            handles.append(last.register_forward_hook(keep_output("resid", len(self._layers))))
             yield
         finally:
             for handle in handles:
@@ -201,7 +205,7 @@ class _Kept:
 @contextlib.contextmanager
 def _products_kept(layers: Sequence[DecoderLayer], shape: torch.Size) -> Iterator[list[dict[str, Any]]]:
     """What each layer's linear modules read and give, of those that are called once, with all positions."""
-    kept: list[dict[str, tuple[Tensor, Tensor, nn.Module]]] = [{} for _ in layers]
+    kept: list[dict[str, tuple[Tensor, Tensor, Tensor]]] = [{} for _ in layers]
     called: Counter[tuple[int, str]] = Counter()
     handles: list[Any] = []
 
@@ -209,7 +213,7 @@ def _products_kept(layers: Sequence[DecoderLayer], shape: torch.Size) -> Iterato
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             called[index, name] += 1
             if called[index, name] == 1 and args and args[0].shape[:2] == shape:
-                kept[index][name] = args[0], output, module
+                kept[index][name] = args[0], output, low_weights(module)
             else:
                 kept[index].pop(name, None)
 
@@ -276,7 +280,7 @@ class _Cut:
     judge: JudgeModel
     kept: _Kept
     recorder: Recorder | None
-    products: Sequence[Mapping[str, tuple[Tensor, Tensor, nn.Module]]]
+    products: Sequence[Mapping[str, tuple[Tensor, Tensor, Tensor]]]
 
     def run(self, number: int, n: int) -> RecordedRun:
         """The run of one prompt, `n` positions long without its prefix."""
@@ -284,10 +288,20 @@ class _Cut:
         calls = [] if self.recorder is None else [self.recorder.calls[i] for i in layers]
         masks = {} if self.recorder is None else {id(mask): mask for mask in self.recorder.mask.values()}
         cut_masks = {key: mask[:n, : mask.shape[1] - mask.shape[0] + n] for key, mask in masks.items()}
-        values = {name: of[:, number, :n] for name, of in self.kept.values.items()}
-        values["z"] = values["z"].unflatten(-1, (int(self.judge.config.num_attention_heads), -1))
+        n_heads = int(self.judge.config.num_attention_heads)
+
+        def values(name: str) -> ByLayer:
+            of = self.kept.values[name]
+            return ByLayer(of[i][number, :n] for i in range(len(of)))
+
+        read = zip(values("resid_pre"), values("attn_out"), strict=True)
         return RecordedRun(
-            **values,
+            # What a layer is given comes from where the layer before it computes.
+            resid_pre=ByLayer(resid.to(attn_out.device) for resid, attn_out in read),
+            attn_out=values("attn_out"),
+            mlp_out=values("mlp_out"),
+            resid_post=values("resid_post"),
+            z=ByLayer(of.unflatten(-1, (n_heads, -1)) for of in values("z")),
             q=tuple(call.q[number, :, :n] for call in calls),
             k=tuple(call.k[number, :, call.k.shape[2] - call.q.shape[2] :][:, :n] for call in calls),
             v=tuple(call.v[number, :, call.v.shape[2] - call.q.shape[2] :][:, :n] for call in calls),
@@ -296,7 +310,7 @@ class _Cut:
             softcap=tuple(call.softcap for call in calls),
             layer_kwargs=tuple(cut_kwargs(self.kept.kwargs[i], slice(n)) for i in layers),
             products=tuple(
-                {name: Product(x[number, :n], y[number, :n], low_weights(m)) for name, (x, y, m) in of_layer.items()}
+                {name: Product(x[number, :n], y[number, :n], weight) for name, (x, y, weight) in of_layer.items()}
                 for of_layer in self.products
             ),
         )
@@ -321,16 +335,19 @@ def _joined(prefix: RecordedRun, run: RecordedRun) -> RecordedRun:
     """A run that was continued from `prefix`, with it."""
 
     def along_positions(name: str) -> Any:
-        first, second = getattr(prefix, name), getattr(run, name)
-        if isinstance(first, tuple):
-            return tuple(torch.cat(both, dim=1) for both in zip(first, second, strict=True))
-        return torch.cat([first, second], dim=1)
+        both = zip(getattr(prefix, name), getattr(run, name), strict=True)
+        by_layer = isinstance(getattr(run, name), ByLayer)  # whose first axis is the position
+        joined = [torch.cat(parts, dim=0 if by_layer else 1) for parts in both]
+        return ByLayer(joined) if by_layer else tuple(joined)
 
     masks = {id(mask): torch.cat([functional.pad(first, (0, run.n_positions)), mask])
              for first, mask in zip(prefix.mask, run.mask, strict=True)}  # fmt: skip
     return replace(
         run,
-        **{name: along_positions(name) for name in ("resid", "attn_out", "mlp_out", "z", "q", "k", "v")},
+        **{
+            name: along_positions(name)
+            for name in ("resid_pre", "attn_out", "mlp_out", "resid_post", "z", "q", "k", "v")
+        },
         mask=tuple(masks[id(mask)] for mask in run.mask),
         layer_kwargs=tuple(map(_joined_kwargs, prefix.layer_kwargs, run.layer_kwargs)),
         products=tuple(map(_joined_products, prefix.products, run.products)),
