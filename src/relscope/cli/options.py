@@ -47,7 +47,9 @@ Dtype = Annotated[
         help="auto (float32), float32, bfloat16-weights (activations in float32: half the memory), bfloat16, float16.",
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", rich_help_panel=_MACHINE, help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str | None, typer.Option("--device", rich_help_panel=_MACHINE, help="auto, cpu, cuda, cuda:1, mps, spread.")
+]
 Data = Annotated[
     str | None,
     typer.Option("--data", "-d", rich_help_panel=_DATA,

@@ -7,11 +7,12 @@ passes of 24 tokens.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relscope.errors import InputError
 from relscope.models.edits import LayerEdits, Replacement
@@ -105,7 +106,9 @@ def check_contract(judge: JudgeModel) -> Contract:
     ids = torch.randint(0, judge.shape.d_vocab, (2, _N_PROBE), generator=generator).tolist()
     answer_ids = (judge.shape.d_vocab // 3, judge.shape.d_vocab // 2)
     # bf16 keeps 8 bits of mantissa, float32 24: roundings add up to about 0.02 and 1e-6 of the largest entry.
-    relative = {torch.float32: 1e-4, torch.float64: 1e-6}.get(judge.dtype, 5e-2)
+    # The kernels of quantised weights round as bf16 does.
+    precise = {torch.float32: 1e-4, torch.float64: 1e-6}
+    relative = 5e-2 if is_quantised(judge.model) else precise.get(judge.dtype, 5e-2)
     try:
         own, other = judge.record(ids[0], for_restart=False), judge.record(ids[1], for_restart=False)
     except Exception as failure:  # any failure to record is the clause's finding, and is shown
@@ -157,6 +160,13 @@ def check_contract(judge: JudgeModel) -> Contract:
                     lambda: _continuation_error(judge, ids[0], own), relative),
         )
     )  # fmt: skip
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether some of a model's matrices are stored as integers."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    integers = (torch.int8, torch.uint8, torch.int16, torch.int32)
+    return any(tensor.dim() >= 2 and tensor.dtype in integers for tensor in tensors)
 
 
 def _clause(name: str, statement: str, measure: Callable[[], float], tolerance: float) -> Clause:

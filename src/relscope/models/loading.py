@@ -19,6 +19,7 @@ from torch import nn
 
 from relscope.errors import InputError
 from relscope.models.adapters import merged, merged_beside
+from relscope.models.contract import is_quantised
 from relscope.models.judge import JudgeModel, ModelIdentity
 from relscope.models.mixed import WEIGHTS, widen_activations
 from relscope.models.sources import (
@@ -34,6 +35,7 @@ from relscope.models.sources import (
 from relscope.models.threads import set_sensible_threads
 
 MIXED = "bfloat16-weights"
+SPREAD = "spread"
 DTYPES = {"float32": torch.float32, MIXED: WEIGHTS, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FINGERPRINT_SAMPLES = 1024
 # What a config says besides how to compute: where it came from, and what generation does with it.
@@ -60,21 +62,22 @@ def load_judge(
         adapter: folder or hub id of a PEFT adapter, or "smoljudge" (embedded), merged into the weights.
         dtype: "float32", "bfloat16-weights" (activations in float32: half the memory, and exact for a checkpoint in
             bfloat16), "bfloat16", "float16"; "auto" is float32, since effects are smaller than bf16's rounding.
-        device: "cpu", "cuda", "cuda:1", "mps"...; "auto" takes an accelerator where there is one.
+        device: "cpu", "cuda", "cuda:1", "mps"...; "auto" takes an accelerator where there is one, "spread" puts the
+            layers on all of them (accelerate's device map).
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run code that comes with the model.
 
     Raises:
         InputError: the source, adapter, dtype or device cannot be used; the message says what would be right.
     """
-    torch_device = parse_device(device)
+    place = parse_device(device)
     name, adapter = split_adapter(str(source), adapter)
     if adapter is not None:
         adapter_location(str(adapter))  # what cannot be found is said before weights are read
-    read = _read(name, parse_dtype(dtype), base_revision(str(source), revision), trust_remote_code)
+    read = _read(name, parse_dtype(dtype), place, base_revision(str(source), revision), trust_remote_code)
     if adapter is None:
-        return _judge(read, read.model, None, torch_device)
-    return _judge(read, merged(read.model, str(adapter)), str(adapter), torch_device)
+        return _judge(read, read.model, None)
+    return _judge(read, merged(read.model, str(adapter)), str(adapter))
 
 
 def load_judges(
@@ -117,13 +120,14 @@ def load_judges(
             load_judge(base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code),
             load_judge(tuned, dtype=dtype, device=device, trust_remote_code=trust_remote_code),
         )
-    torch_device = parse_device(device)
+    device_of_both = parse_device(device)
     name, adapter = split_adapter(str(base), adapter) if tuned is None else split_adapter(str(tuned), None)
-    read = _read(name if tuned is None else str(base), parse_dtype(dtype), revision, trust_remote_code)
+    name_read = name if tuned is None else str(base)
+    read = _read(name_read, parse_dtype(dtype), device_of_both, revision, trust_remote_code)
     beside = merged_beside(read.model, str(adapter))
     # Moved only now: merging elsewhere would round the weights in another way than `load_judge` does.
-    judge = _judge(read, read.model, None, torch_device)
-    return judge, _judge(dataclasses.replace(read, name=name), beside, str(adapter), torch_device)
+    judge = _judge(read, read.model, None)
+    return judge, _judge(dataclasses.replace(read, name=name), beside, str(adapter))
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -151,8 +155,12 @@ def parse_dtype(dtype: str) -> str:
     return dtype
 
 
-def parse_device(device: str) -> torch.device:
-    """The device of a `device` option; "auto" takes an accelerator where there is one."""
+def parse_device(device: str) -> torch.device | None:
+    """The device of a `device` option; "auto" takes an accelerator where there is one; None to spread over all."""
+    if device == SPREAD:
+        if torch.accelerator.device_count() < 2:
+            raise InputError("device 'spread' needs two accelerators at least; 'auto' takes what there is")
+        return None
     if device == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
         return found or torch.device("cpu")
@@ -193,17 +201,18 @@ class _Read:
     model: Any
     tokenizer: Any
     dtype: str
+    device: torch.device | None
     commit: str | None
 
 
-def _read(name: str, dtype: str, revision: str | None, trust_remote_code: bool) -> _Read:
+def _read(name: str, dtype: str, device: torch.device | None, revision: str | None, trust_remote_code: bool) -> _Read:
     set_sensible_threads()
     _quiet_loaders()
     place = resolve_source(name)
     _ask_hub(place, revision)
     with source_errors(name):
-        model, tokenizer = _load(place, _options(place, revision, trust_remote_code), DTYPES[dtype])
-    return _Read(name, place, model, tokenizer, dtype, _commit(place, revision))
+        model, tokenizer = _load(place, _options(place, revision, trust_remote_code), DTYPES[dtype], device)
+    return _Read(name, place, model, tokenizer, dtype, device, _commit(place, revision))
 
 
 def _ask_hub(place: ModelSource, revision: str | None) -> None:
@@ -211,12 +220,14 @@ def _ask_hub(place: ModelSource, revision: str | None) -> None:
         ask_hub(place.location, place.gguf_file or "config.json", revision)
 
 
-def _judge(read: _Read, model: Any, adapter: str | None, device: torch.device) -> JudgeModel:
+def _judge(read: _Read, model: Any, adapter: str | None) -> JudgeModel:
     """A judge around the model that was read, or around one made from it with an adapter."""
     if read.dtype == MIXED:
         widen_activations(model)
-    # Tensors that two models share are moved in place, so they still share them.
-    model = model.to(device).eval().requires_grad_(False)
+    if read.device is not None and not is_quantised(model):  # else transformers has put it where it is to be
+        # Tensors that two models share are moved in place, so they still share them.
+        model = model.to(read.device)
+    model = model.eval().requires_grad_(False)
     identity = ModelIdentity(
         name=read.name,
         kind=read.place.kind,
@@ -245,15 +256,23 @@ def _commit(place: ModelSource, revision: str | None) -> str | None:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else revision
 
 
-def _load(place: ModelSource, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM
+def _load(
+    place: ModelSource, options: dict[str, Any], dtype: torch.dtype, device: torch.device | None
+) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.peft_utils import find_adapter_config_file
 
     if place.kind == "hub" and find_adapter_config_file(place.location, revision=options["revision"]) is not None:
         # transformers would load its base and put it on unasked, from a pickle where there is nothing else.
         raise InputError(f"model {place.location!r} is an adapter; give its base as the model and this as the adapter")
     tokenizer = _load_tokenizer(place, options)
-    safe = {} if place.gguf_file is not None else {"use_safetensors": True}
+    safe: dict[str, Any] = {} if place.gguf_file is not None else {"use_safetensors": True}
+    if device is None:
+        safe["device_map"] = "auto"
+    elif place.gguf_file is None:
+        config = AutoConfig.from_pretrained(place.location, **options)
+        if getattr(config, "quantization_config", None) is not None:
+            safe["device_map"] = {"": device}  # quantised weights are made where they stay
     model, report = AutoModelForCausalLM.from_pretrained(
         place.location, dtype=dtype, output_loading_info=True, **safe, **options
     )
@@ -263,6 +282,8 @@ def _load(place: ModelSource, options: dict[str, Any], dtype: torch.dtype) -> tu
             f"model {place.location!r} lacks {len(missing)} of the weights that its config calls for, "
             f"such as {missing[0]}"
         )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(f"model {place.location!r} does not fit on the accelerators; try dtype {MIXED!r}")
     return model, tokenizer
 
 
