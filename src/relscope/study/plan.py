@@ -1,21 +1,27 @@
 """What will a study cost, before it starts?
 
 Counts patches, recomputed positions and the operations of matrix products (of dense layers), and estimates the time
-from a short measurement: a few layers' patches of one pair of median length, for each experiment and region.
+from a short measurement: patches of one pair of median length, for each component and region; of a few layers where
+all would take seconds.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 
-from relscope.interventions import Site, patch_cost, patch_pair
+from relscope.interventions import Precision, Site, patch_cost, patch_pair
+from relscope.prompts import AlignedPair
 from relscope.study.config import StudyConfig
 from relscope.study.judging import verdicts
 from relscope.study.measuring import require_memory
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
+from relscope.study.run import exact_sample
 
 _SAMPLED_LAYERS = 3
+# Seconds of a group of patches that is measured whole.
+_SHORT = 2.0
 
 
 @dataclass(frozen=True)
@@ -72,40 +78,44 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
 def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tuple[float, float]:
     """Estimated seconds of all patches, and measured seconds of one full forward pass."""
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
-    by_length = sorted(prepared.aligned, key=lambda pair: len(pair.clean.ids))
-    median = by_length[len(by_length) // 2]
-    verdicts(judge, [median])  # the first pass of a process is slower than all others
+    pairs = prepared.aligned
+    median = sorted(pairs, key=lambda pair: len(pair.clean.ids))[len(pairs) // 2]
 
-    def seconds_of(chosen: list[Site]) -> float:
+    def seconds_of(chosen: list[Site], how: Precision = precision) -> float:
         began = time.perf_counter()
-        patch_pair(
-            judge,
-            median,
-            chosen,
-            direction=config.direction,
-            memory_bytes=config.memory,
-            restart=restart,
-            precision=precision,
-        )
+        patch_pair(judge, median, chosen, direction=config.direction, memory_bytes=config.memory, restart=restart,
+                   precision=how)  # fmt: skip
         return time.perf_counter() - began
 
+    def flops(chosen: list[Site], of: list[AlignedPair]) -> float:
+        return sum(patch_cost(judge, pair, chosen, restart=restart).flops for pair in of)
+
+    layers = {judge.shape.n_layers * i // _SAMPLED_LAYERS for i in range(_SAMPLED_LAYERS)}
+    verdicts(judge, [median])  # the first pass of a process is slower than all others, and so are the first patches
+    seconds_of(sites[:1])
     began = time.perf_counter()
     verdicts(judge, [median])
     full_pass = (time.perf_counter() - began) / 2
     recording = seconds_of([])
-    total = 0.0
-    layers = {judge.shape.n_layers * i // _SAMPLED_LAYERS for i in range(_SAMPLED_LAYERS if restart else 1)}
-    for component, region in dict.fromkeys((site.component, site.region) for site in sites):
-        group = [site for site in sites if (site.component, site.region) == (component, region)]
-        sample = [site for site in group if site.layer in layers]
-        sample = sample if restart else sample[:1]
+    total = 2 * full_pass * len(pairs) + recording * len(pairs)
+    for group in _alike(sites):
+        sample = [site for site in group if site.layer in layers] if restart else group[:1]
+        whole = flops(group, [median])
+        if not whole:
+            continue
+        seconds = max(0.0, seconds_of(sample) - recording) * whole / max(flops(sample, [median]), 1.0)
+        if restart and seconds < _SHORT:  # few patches at once say little about many
+            seconds = max(0.0, seconds_of(group) - recording)
+        total += seconds * flops(group, pairs) / whole
+    if precision == "delta":
+        again, of = exact_sample(config, {"": sites}, pairs)
+        total += seconds_of(again, "exact") * len(of)
+    return total, full_pass
 
-        def flops(chosen: list[Site], pairs: list[int] | None = None) -> float:
-            of = prepared.aligned if pairs is None else [prepared.aligned[i] for i in pairs]
-            return sum(patch_cost(judge, pair, chosen, restart=restart).flops for pair in of)
 
-        of_median = flops(sample, [prepared.aligned.index(median)])
-        if of_median > 0:
-            total += max(0.0, seconds_of(sample) - recording) * flops(group) / of_median
-    judging = 2 * full_pass * len(prepared.aligned)
-    return judging + recording * len(prepared.aligned) + total, full_pass
+def _alike(sites: list[Site]) -> list[list[Site]]:
+    """The sites of each component and region."""
+    groups: dict[tuple[str, str, str | None], list[Site]] = defaultdict(list)
+    for site in sites:
+        groups[site.component, site.region, site.src].append(site)
+    return list(groups.values())

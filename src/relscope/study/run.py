@@ -147,7 +147,15 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
     precision = prepared.precision(config)
     measure(wanted, precision, pairs)
     if precision == "delta":
-        draw = random.Random(config.seed)
-        everything = list(dict.fromkeys(site for sites in wanted.values() for site in sites))
-        sites = draw.sample(everything, min(_SAMPLED_SITES, len(everything)))
-        measure({EXACT_SAMPLE: sites}, "exact", draw.sample(pairs, min(_SAMPLED_PAIRS, len(pairs))))
+        sites, of = exact_sample(config, wanted, pairs)
+        measure({EXACT_SAMPLE: sites}, "exact", of)
+
+
+def exact_sample(
+    config: StudyConfig, wanted: Mapping[str, Sequence[Site]], pairs: list[AlignedPair]
+) -> tuple[list[Site], list[AlignedPair]]:
+    """What is measured again exactly where precision is lower: some sites of all experiments, on some pairs."""
+    draw = random.Random(config.seed)
+    everything = list(dict.fromkeys(site for sites in wanted.values() for site in sites))
+    sites = draw.sample(everything, min(_SAMPLED_SITES, len(everything)))
+    return sites, draw.sample(pairs, min(_SAMPLED_PAIRS, len(pairs)))
