@@ -22,6 +22,8 @@ from relscope.interventions.patching import (
     patch_pair,
     patch_pairs,
 )
+from relscope.interventions.paths import direct_effects, patch_paths
+from relscope.interventions.routes import RECEIVERS, SENDERS, Path, Variant
 from relscope.interventions.sites import (
     COMPONENTS,
     Direction,
@@ -44,6 +46,8 @@ from relscope.interventions.vocabulary import (
 __all__ = [
     "COMPONENTS",
     "DEFAULT_MEMORY_BYTES",
+    "RECEIVERS",
+    "SENDERS",
     "DirectContributions",
     "Direction",
     "HeadChanges",
@@ -54,15 +58,18 @@ __all__ = [
     "Patch",
     "PatchCost",
     "PatchedPair",
+    "Path",
     "Precision",
     "PromptName",
     "Site",
     "TokenLogits",
     "Transfer",
+    "Variant",
     "WeightChange",
     "all_sites",
     "check_precision",
     "direct_contributions",
+    "direct_effects",
     "head_changes",
     "head_vocabulary",
     "head_writes",
@@ -73,6 +80,7 @@ __all__ = [
     "patch_cost",
     "patch_pair",
     "patch_pairs",
+    "patch_paths",
     "require_comparable_weights",
     "require_same_shape",
     "too_little_memory",
