@@ -23,6 +23,7 @@ class PathReference(AttentionReference):
 
     def __init__(self, model: Any, family: str) -> None:
         super().__init__(model, family)
+        self._kept: dict[Any, Tensor] = {}
         self.n_layers = int(model.config.get_text_config().num_hidden_layers)
 
     def sweep_paths(self, pair: Any, paths: Sequence[Any], direction: str) -> Tensor:
@@ -56,15 +57,25 @@ class PathReference(AttentionReference):
     def _changed_residual(self, base: Any, source: Any, path: Any, component: str, layer: int) -> Tensor:
         """What is read after the sender was patched; [pos, d_model]."""
         sender, everywhere = path.sender, range(len(base.ids))
-        values = self.activations(source.ids, sender.component, sender.layer)
+        key = base.ids, sender, path.variant, component, layer
+        if key in self._kept:
+            return self._kept[key]
+        values = self._recorded(source.ids, sender.component, sender.layer)
         held = self._later_modules(sender) if path.variant == "frozen" else []
-        of_base = {module: self.activations(base.ids, *module) for module in held}
+        of_base = {module: self._recorded(base.ids, *module) for module in held}
         with contextlib.ExitStack() as stack:
             handle = self.hook(*self._key(sender), base.region(sender.region), values)
             stack.callback(handle.remove)
             for module, what_it_was in of_base.items():
                 stack.callback(self.hook(*module, None, everywhere, what_it_was).remove)
-            return self.activations(base.ids, component, layer)
+            self._kept[key] = self.activations(base.ids, component, layer)
+        return self._kept[key]
+
+    def _recorded(self, ids: tuple[int, ...], component: str, layer: int) -> Tensor:
+        key = ids, component, layer
+        if key not in self._kept:
+            self._kept[key] = self.activations(ids, component, layer)
+        return self._kept[key]
 
     def _later_modules(self, sender: Any) -> list[tuple[str, int]]:
         """The attention and MLP halves that come after the sender."""

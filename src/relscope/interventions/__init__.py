@@ -23,7 +23,7 @@ from relscope.interventions.patching import (
     patch_pairs,
 )
 from relscope.interventions.paths import direct_effects, patch_paths
-from relscope.interventions.routes import RECEIVERS, SENDERS, Path, Variant
+from relscope.interventions.routes import RECEIVERS, SENDERS, VARIANTS, Path
 from relscope.interventions.sites import (
     COMPONENTS,
     Direction,
@@ -48,6 +48,7 @@ __all__ = [
     "DEFAULT_MEMORY_BYTES",
     "RECEIVERS",
     "SENDERS",
+    "VARIANTS",
     "DirectContributions",
     "Direction",
     "HeadChanges",
@@ -64,7 +65,6 @@ __all__ = [
     "Site",
     "TokenLogits",
     "Transfer",
-    "Variant",
     "WeightChange",
     "all_sites",
     "check_precision",

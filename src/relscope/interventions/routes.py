@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -28,7 +27,7 @@ from relscope.interventions.wavefront import Job, ResidOf, sweep_to
 from relscope.models import HEAD_COMPONENTS, KV_HEAD_COMPONENTS, JudgeModel, RecordedRun, Replacement
 from relscope.prompts import Prompt
 
-Variant = Literal["frozen", "open"]
+VARIANTS = ("frozen", "open")
 """frozen: the direct path alone, all between held at the base run. open: all paths from sender to receiver."""
 
 SENDERS = ("attn_out", "mlp_out", "z", "resid_pre")
@@ -48,7 +47,7 @@ class Path:
             `k_view`, `v_view` of a query head, `k`, `v` of a key/value head: made of the changed residual at the
             region. `z` of a query head: the head's output at the region, its q, k and v made of the residual as
             changed at every position. "logits": the final residual at the last token, the direct effect on LD.
-        variant: "frozen" or "open", see `Variant`. What comes after the receiver is always computed anew.
+        variant: "frozen" or "open", see `VARIANTS`. What comes after the receiver is always computed anew.
 
     Raises:
         InputError: a component cannot send or receive, the receiver reads before the sender has written, or there is
@@ -56,13 +55,13 @@ class Path:
     """
 
     sender: Site
-    receiver: Site | Literal["logits"] = "logits"
-    variant: Variant = "frozen"
+    receiver: Site | str = "logits"
+    variant: str = "frozen"
 
     def __post_init__(self) -> None:
         sender, receiver = self.sender, self.receiver
-        if self.variant not in get_args(Variant):
-            near = did_you_mean(str(self.variant), get_args(Variant))
+        if self.variant not in VARIANTS:
+            near = did_you_mean(self.variant, VARIANTS)
             raise InputError(f"variant {self.variant!r} of a path does not exist: {near}")
         if sender.component not in SENDERS or (sender.component == "resid_pre" and sender.layer != 0):
             raise InputError(
@@ -103,7 +102,7 @@ class Route:
     place: int
     sender: PlacedPatch
     receiver: Replacement
-    variant: Variant
+    variant: str
 
     @property
     def reads_from(self) -> int:
@@ -151,7 +150,7 @@ def batches(routes: Sequence[Route], n_positions: int, max_rows: int) -> Iterato
 
     A sender has a row for each position from its start on; at least one sender is in a batch.
     """
-    groups: dict[tuple[Variant, int], dict[PlacedPatch, list[Route]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, int], dict[PlacedPatch, list[Route]]] = defaultdict(lambda: defaultdict(list))
     for route in routes:
         groups[route.variant, route.sender.start][route.sender].append(route)
     for (_, start), by_sender in groups.items():
@@ -163,7 +162,7 @@ def batches(routes: Sequence[Route], n_positions: int, max_rows: int) -> Iterato
 
 
 def changed_residuals(
-    judge: JudgeModel, job: Job, variant: Variant, layers: Collection[int]
+    judge: JudgeModel, job: Job, variant: str, layers: Collection[int]
 ) -> Iterator[tuple[int, ResidOf]]:
     """For each of `layers`, in order, the residual that it would read of the senders' changes.
 
