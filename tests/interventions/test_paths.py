@@ -15,6 +15,7 @@ from example_pairs import aligned
 from families import N_HEADS, N_KV_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
 from relscope.errors import InputError
 from relscope.interventions import (
+    RECEIVERS,
     VARIANTS,
     Path,
     Site,
@@ -73,6 +74,18 @@ def test_all_paths_into_the_next_layer_together_are_the_total_effect(judge: Judg
     senders = all_sites(MODULES, REGIONS, N_LAYERS - 1, N_HEADS)
     into_next = [Path(sender, Site("resid_pre", sender.layer + 1, "all"), "open") for sender in senders]
     found, wanted = values(judge, pair, into_next), patch_pair(judge, pair, senders).ld_patched
+    assert float((found - wanted).abs().max()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_a_receiver_that_sees_the_other_runs_embedding_is_as_in_the_other_run(
+    judge: JudgeModel, pair: AlignedPair, direction: Any
+) -> None:
+    receivers = all_sites(RECEIVERS, ["document", "last"], N_LAYERS, N_HEADS, judge.shape.n_kv_heads)
+    embedding = Site("resid_pre", 0, "all")
+    found = values(judge, pair, [Path(embedding, receiver, "open") for receiver in receivers], direction=direction)
+    wanted = patch_pair(judge, pair, receivers, direction=direction).ld_patched
+    assert wanted.std() > 1e-3
     assert float((found - wanted).abs().max()) <= TOLERANCE
 
 
