@@ -147,20 +147,22 @@ class _RunsToResume:
     max_rows: int
     values: Float[Tensor, "path"]
     _waiting: list[tuple[list[int], int, Tensor]] = field(default_factory=list)
+    _n_rows: int = 0
 
     def add(self, places: list[int], layer: int, resid_pre: Float[Tensor, "item suffix d_model"]) -> None:
         """Runs that go on with what a layer reads."""
-        n_waiting = sum(of[:, :, 0].numel() for _, _, of in self._waiting)
-        if self._waiting and n_waiting + resid_pre[:, :, 0].numel() > self.max_rows:
+        n_rows = resid_pre.shape[0] * resid_pre.shape[1]
+        if self._waiting and self._n_rows + n_rows > self.max_rows:
             self.resume()
         self._waiting.append((places, layer, resid_pre))
+        self._n_rows += n_rows
 
     def resume(self) -> None:
         """Let all that wait go on to their verdicts; those of one layer and length as one batch."""
         alike: dict[tuple[int, int], list[tuple[list[int], Tensor]]] = defaultdict(list)
         for places, layer, resid_pre in self._waiting:
             alike[layer, resid_pre.shape[1]].append((places, resid_pre))
-        self._waiting = []
+        self._waiting, self._n_rows = [], 0
         jobs = [Resumed(self.base, layer, torch.cat([resid for _, resid in of]), self.read_out)
                 for (layer, _), of in alike.items()]  # fmt: skip
         for of, verdicts in zip(alike.values(), sweep(self.judge, jobs) if jobs else (), strict=True):
