@@ -22,6 +22,8 @@ from relscope.interventions.patching import (
     patch_pair,
     patch_pairs,
 )
+from relscope.interventions.paths import direct_effects, patch_paths
+from relscope.interventions.routes import RECEIVERS, SENDERS, VARIANTS, Path
 from relscope.interventions.sites import (
     COMPONENTS,
     Direction,
@@ -44,6 +46,9 @@ from relscope.interventions.vocabulary import (
 __all__ = [
     "COMPONENTS",
     "DEFAULT_MEMORY_BYTES",
+    "RECEIVERS",
+    "SENDERS",
+    "VARIANTS",
     "DirectContributions",
     "Direction",
     "HeadChanges",
@@ -54,6 +59,7 @@ __all__ = [
     "Patch",
     "PatchCost",
     "PatchedPair",
+    "Path",
     "Precision",
     "PromptName",
     "Site",
@@ -63,6 +69,7 @@ __all__ = [
     "all_sites",
     "check_precision",
     "direct_contributions",
+    "direct_effects",
     "head_changes",
     "head_vocabulary",
     "head_writes",
@@ -73,6 +80,7 @@ __all__ = [
     "patch_cost",
     "patch_pair",
     "patch_pairs",
+    "patch_paths",
     "require_comparable_weights",
     "require_same_shape",
     "too_little_memory",

@@ -221,7 +221,7 @@ class _Group:
 
 
 def _job(judge: JudgeModel, swap: Swap, places: Sequence[int]) -> Job:
-    read_out = functools.partial(_logit_diff, judge, answer_ids=swap.answer_ids)
+    read_out = functools.partial(read_logit_diff, judge, answer_ids=swap.answer_ids)
     return Job(swap.base, swap.source, [swap.placed[place] for place in places], read_out)
 
 
@@ -300,10 +300,13 @@ def may_restart(judge: JudgeModel) -> bool:
 
 def logit_diff_of(judge: JudgeModel, run: RecordedRun, answer_ids: tuple[int, int]) -> Float[Tensor, "1"]:
     """LD of a recorded run."""
-    return _logit_diff(judge, run.resid_post[-1, -1:], answer_ids)
+    return read_logit_diff(judge, run.resid_post[-1, -1:], answer_ids)
 
 
-def _logit_diff(judge: JudgeModel, resid: Tensor, answer_ids: tuple[int, int]) -> Tensor:
+def read_logit_diff(
+    judge: JudgeModel, resid: Float[Tensor, "item d_model"], answer_ids: tuple[int, int]
+) -> Float[Tensor, "item"]:
+    """LD of final residuals, on the CPU."""
     logits = judge.answer_logits(resid, answer_ids)
     return (logits[:, 0] - logits[:, 1]).cpu()
 

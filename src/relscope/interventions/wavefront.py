@@ -14,6 +14,9 @@ every component, region and prompt. For each layer, from the lowest patched one 
 Steps 2 and 3 share chunks of about `ROWS_PER_CHUNK` rows, so that each layer's weights are read once for the whole
 batch (a "wavefront"). In the last layer only the last position counts, and the verdict is read from there.
 
+Runs whose residual before some layer is known already (`Resumed`) need step 2 alone. `sweep_to` is a sweep that hands
+out what the patched runs have come to, at some layers on its way.
+
 Cost of n patches whose suffix is s of t tokens long: about n * s / (2 t) forward passes, less what is trimmed,
 instead of n.
 """
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,26 +66,68 @@ class Job:
     read_out: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """Runs of one prompt that go on from a layer, given what it reads.
+
+    Attributes:
+        base: the run that they share all positions with before the given ones.
+        layer: the first layer that is recomputed; the model's number of layers if none is.
+        resid_pre: what it reads, at the last positions of the prompt; overwritten.
+        read_out: as of `Job`.
+    """
+
+    base: RecordedRun
+    layer: int
+    resid_pre: Float[Tensor, "item suffix d_model"]
+    read_out: Callable[[Tensor], Tensor]
+
+
 @torch.no_grad()
-def sweep(judge: JudgeModel, jobs: Sequence[Job]) -> list[Float[Tensor, "patch"]]:
+def sweep(judge: JudgeModel, jobs: Sequence[Job | Resumed]) -> list[Float[Tensor, "patch"]]:
     """Apply each patch of each job alone and read out the verdict: a value for each of a job's patches, in order."""
-    waves = [_Wave(judge, job) for job in jobs]
+    waves = [_Wave(judge, job) if isinstance(job, Job) else _ResumedWave(job) for job in jobs]
     for layer in range(min(wave.first_layer for wave in waves), judge.shape.n_layers):
-        at_end = layer == judge.shape.n_layers - 1
         for wave in waves:
             wave.enter(layer)
-        for chunk in _chunks(unit for wave in waves for unit in wave.units(layer, at_end)):
-            pieces = [unit for unit in chunk if isinstance(unit.rows, Piece)]
-            joining = [unit for unit in chunk if isinstance(unit.rows, Joining)]
-            results = judge.advance(
-                layer,
-                [unit.rows for unit in pieces],  # type: ignore[misc]
-                [unit.rows for unit in joining],  # type: ignore[misc]
-                only_last=at_end,
-            )
-            for unit, result in zip((*pieces, *joining), (*results[0], *results[1]), strict=True):
-                unit.store(result)
+        _advance(judge, waves, layer)
     return [wave.read_out() for wave in waves]
+
+
+ResidOf = Callable[[Sequence[int], int], Float[Tensor, "item suffix d_model"]]
+"""Residuals of some runs, given by their numbers, from a position on: a copy."""
+
+
+@torch.no_grad()
+def sweep_to(judge: JudgeModel, job: Job, layers: Collection[int]) -> Iterator[tuple[int, ResidOf]]:
+    """Apply each patch of a job alone, and stop on the way: at each of `layers`, in order, what it reads is handed out.
+
+    The model's number of layers stands for the final residual, of which there is the last position alone. Runs are
+    numbered as the job's patches; those that begin at a later layer, or in this one, cannot be asked for.
+    """
+    wave = _Wave(judge, job)
+    for layer in range(wave.first_layer, max(layers) + 1):
+        wave.enter(layer)
+        if layer in layers:
+            yield layer, wave.resid_of
+        if layer < max(layers):
+            _advance(judge, [wave], layer)
+
+
+def _advance(judge: JudgeModel, waves: Sequence[_Wave | _ResumedWave], layer: int) -> None:
+    """All runs in flight through one layer, where those of this layer join them."""
+    at_end = layer == judge.shape.n_layers - 1
+    for chunk in _chunks(unit for wave in waves for unit in wave.units(layer, at_end)):
+        pieces = [unit for unit in chunk if isinstance(unit.rows, Piece)]
+        joining = [unit for unit in chunk if isinstance(unit.rows, Joining)]
+        results = judge.advance(
+            layer,
+            [unit.rows for unit in pieces],  # type: ignore[misc]
+            [unit.rows for unit in joining],  # type: ignore[misc]
+            only_last=at_end,
+        )
+        for unit, result in zip((*pieces, *joining), (*results[0], *results[1]), strict=True):
+            unit.store(result)
 
 
 @dataclass(frozen=True)
@@ -137,8 +182,9 @@ class _Wave:
 
     def enter(self, layer: int) -> None:
         """Step 1: whole patches begin with what the base run has before the layer; then `resid_pre` is replaced."""
-        self._in_flight = self._in_flight.to(self._base.resid_pre[layer].device)  # the layers may be on several
-        self._take_slots(self._entering[layer], self._base.resid_pre[layer])
+        resid_pre = self._base.resid_before(layer)
+        self._in_flight = self._in_flight.to(resid_pre.device)  # the layers may be on several
+        self._take_slots(self._entering[layer], resid_pre)
         for number, replacements in self._read[layer].items():
             slot = self._number_of.index(number)
             for replacement in replacements:
@@ -147,13 +193,8 @@ class _Wave:
 
     def units(self, layer: int, at_end: bool) -> Iterator[_Unit]:
         """Steps 2 and 3: what goes through the layer, in units of at most `ROWS_PER_CHUNK` rows (or of one item)."""
-        n_in_flight = len(self._number_of)
-        per_unit = max(1, ROWS_PER_CHUNK // self._n_suffix)
-        for first in range(0, n_in_flight, per_unit):
-            numbers = self._number_of[first : min(first + per_unit, n_in_flight)]
-            part = self._in_flight[first : first + len(numbers)]
-            rows = Piece(part, self._base, self._edits(layer, numbers))
-            yield _Unit(rows, len(part) * self._n_suffix, part[:, -1:].copy_ if at_end else part.copy_)
+        in_flight = self._in_flight[: len(self._number_of)]
+        yield from _piece_units(in_flight, self._base, at_end, lambda part: self._edits(layer, self._number_of[part]))
         for what, numbers in self._joining[layer].items():
             positions = changed_rows(what, self._base.n_positions)
             if at_end:
@@ -163,6 +204,11 @@ class _Wave:
                 unit = self._join(layer, what.component, numbers[first : first + at_once], positions)
                 if unit is not None:
                     yield unit
+
+    def resid_of(self, numbers: Sequence[int], first: int) -> Float[Tensor, "item suffix d_model"]:
+        """Where some of the runs have come to, from position `first` on, which is not before the job's first one."""
+        slot_of = {number: slot for slot, number in enumerate(self._number_of)}
+        return self._in_flight[[slot_of[number] for number in numbers], first - self._start :]
 
     def read_out(self) -> Float[Tensor, "patch"]:
         """The verdicts, in the order of the job's patches."""
@@ -239,6 +285,44 @@ class _Wave:
             return (replacement.head,)
         group = self._judge.shape.n_heads // self._judge.shape.n_kv_heads
         return range(replacement.head * group, (replacement.head + 1) * group)
+
+
+class _ResumedWave:
+    """The runs of one `Resumed`: nothing is replaced on the way."""
+
+    def __init__(self, job: Resumed) -> None:
+        self._base, self._in_flight, self._read_out = job.base, job.resid_pre, job.read_out
+        self.first_layer = job.layer
+
+    def enter(self, layer: int) -> None:
+        """All runs are there from the first layer on."""
+        if layer >= self.first_layer:
+            self._in_flight = self._in_flight.to(self._base.resid_pre[layer].device)
+
+    def units(self, layer: int, at_end: bool) -> Iterator[_Unit]:
+        """What goes through the layer, in units of at most `ROWS_PER_CHUNK` rows (or of one item)."""
+        if layer >= self.first_layer:
+            yield from _piece_units(self._in_flight, self._base, at_end, lambda _: None)
+
+    def read_out(self) -> Float[Tensor, "patch"]:
+        """The verdicts, in the order of the items."""
+        return self._read_out(self._in_flight[:, -1])
+
+
+def _piece_units(
+    in_flight: Float[Tensor, "item suffix d_model"],
+    base: RecordedRun,
+    at_end: bool,
+    edits_of: Callable[[slice], LayerEdits | None],
+) -> Iterator[_Unit]:
+    """Runs in flight, in units of at most `ROWS_PER_CHUNK` rows (or of one item); the results overwrite them."""
+    n_items, n_suffix = in_flight.shape[:2]
+    per_unit = max(1, ROWS_PER_CHUNK // n_suffix)
+    for first in range(0, n_items, per_unit):
+        of_unit = slice(first, min(first + per_unit, n_items))
+        part = in_flight[of_unit]
+        rows = Piece(part, base, edits_of(of_unit))
+        yield _Unit(rows, len(part) * n_suffix, part[:, -1:].copy_ if at_end else part.copy_)
 
 
 def changed_rows(replacement: Replacement, n_positions: int) -> Sequence[int]:

@@ -21,6 +21,7 @@ from relscope.models.lora import LoraSettings, TunableJudge
 from relscope.models.norms import LinearNorm, linear_norm
 from relscope.models.patching import patched
 from relscope.models.projections import ParameterPart, parameter_parts
+from relscope.models.receiving import AlteredHeads
 from relscope.models.recording import RecordedRun
 from relscope.models.rows import Joining, Piece, goes_by_rows
 from relscope.models.sources import is_adapter_on, split_adapter
@@ -36,6 +37,7 @@ __all__ = [
     "KV_HEAD_COMPONENTS",
     "MOST_SCORES",
     "RESIDUAL_COMPONENTS",
+    "AlteredHeads",
     "BaseRows",
     "Clause",
     "Contract",

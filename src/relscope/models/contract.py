@@ -90,6 +90,15 @@ class Contract:
         """
         self._require(("shapes", "answer logits", "residual sum"), model_name, "be read out part by part")
 
+    def require_paths(self, model_name: str) -> None:
+        """Refuse a model whose residual stream does not carry what one part changes to another, or not as a sum.
+
+        Raises:
+            InputError: names the clause that failed.
+        """
+        self.require_patching(model_name)
+        self._require(("residual sum", "restart"), model_name, "be patched along paths")
+
     def _require(self, names: tuple[str, ...], model_name: str, purpose: str) -> None:
         for clause in self.clauses:
             if clause.name in names and not clause.ok:

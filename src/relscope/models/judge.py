@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from relscope.errors import InputError
 from relscope.models.architectures import Architecture, DecoderLayer, find_architecture, resolve_layers
-from relscope.models.attention import EditedAttention, SharedPrefixAttention, attention_replaced, unchanged
+from relscope.models.attention import (
+    AttentionCall,
+    AttentionFunction,
+    EditedAttention,
+    SharedPrefixAttention,
+    attention_replaced,
+    unchanged,
+)
 from relscope.models.differences import BaseRows, on_differences
 from relscope.models.edits import LayerEdits
 from relscope.models.recording import RecordedRun, Recorder, cut_kwargs, record
@@ -282,10 +289,9 @@ class JudgeModel:
             if edits is None
             else EditedAttention(prefix_k, prefix_v, mask, edits)
         )
-        kwargs = {**cut_kwargs(base.layer_kwargs[layer], slice(start, None)), "attention_mask": None}
         rows = BaseRows(base, len(resid_pre), slice(start, None))
-        with attention_replaced(self.config, attention), on_differences(block, [rows]):
-            raw, _ = block.attention(block.norm_before_attention(resid_pre), **kwargs)
+        with on_differences(block, [rows]):
+            raw = self._attend(layer, resid_pre, base, attention)
         attn_out = block.norm_after_attention(raw)
         if only_last:
             resid_pre, attn_out = resid_pre[:, -1:], attn_out[:, -1:]
@@ -294,6 +300,31 @@ class JudgeModel:
         with on_differences(block, [rows]):
             mlp_out = edit("mlp_out", block.mlp_out(resid_pre if block.parallel else resid_mid))
         return edit("resid_post", resid_mid + mlp_out)
+
+    @torch.no_grad()
+    def attention_call(
+        self, layer: int, resid_pre: Float[Tensor, "item suffix d_model"], base: RecordedRun
+    ) -> AttentionCall:
+        """What a layer's attention is computed from at the last positions of a prompt, given their `resid_pre`.
+
+        Queries, keys and values of all heads, as attention sees them. Cost: the layer's projections.
+        """
+        seen: list[AttentionCall] = []
+
+        def keep(call: AttentionCall, /) -> Tensor:
+            seen.append(call)
+            return torch.zeros_like(call.q.transpose(1, 2))  # the heads' outputs are not wanted
+
+        self._attend(layer, resid_pre, base, keep)
+        return seen[0]
+
+    def _attend(self, layer: int, resid_pre: Tensor, base: RecordedRun, function: AttentionFunction) -> Tensor:
+        """A layer's attention half at the last positions of a prompt, before any norm after it."""
+        block, start = self.layers[layer], base.n_positions - resid_pre.shape[1]
+        kwargs = {**cut_kwargs(base.layer_kwargs[layer], slice(start, None)), "attention_mask": None}
+        with attention_replaced(self.config, function):
+            raw, _ = block.attention(block.norm_before_attention(resid_pre), **kwargs)
+        return raw
 
     def _check_length(self, n_tokens: int) -> None:
         limit = getattr(self.config, "max_position_embeddings", None)

@@ -92,6 +92,10 @@ class RecordedRun:
         """Tokens in the prompt."""
         return self.resid_pre[0].shape[0]
 
+    def resid_before(self, layer: int) -> Float[Tensor, "pos d_model"]:
+        """What a layer reads; for the number of layers, the final residual."""
+        return self.resid_pre[layer] if layer < len(self.resid_pre) else self.resid_post[-1]
+
     def attend_again(
         self, layer: int, start: int, n_items: int, edit: EditFunction
     ) -> Float[Tensor, "item pos head d_head"]:
