@@ -21,7 +21,7 @@ BAD_OPTIONS = [
     (["--prompt", "pairwise-qdi"], "does not exist: a pairwise prompt is pairwise-dqi or pairwise-idq (or give a"),
     (["--prompt", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
     (["--experiments", "flwo"], "experiment 'flwo' does not exist: did you mean 'flow'?"),
-    (["--experiments", ","], "experiments: no experiment is chosen; choose flow, heads or both"),
+    (["--experiments", ","], "experiments: no experiment is chosen; choose from flow, heads, edges, joint"),
     (["--regions", "qeury"], "experiments.flow.regions: region 'qeury' does not exist: did you mean 'query'?"),
     (["--regions", "query.frist"], "region 'query.frist' does not exist: did you mean 'query.first'?"),
     (["--regions", ","], "experiments.flow.regions: a list of names is needed, such as [query, document]"),
