@@ -1,21 +1,27 @@
 """What will a study cost, before it starts?
 
 Counts patches, recomputed positions and the operations of matrix products (of dense layers), and estimates the time
-from a short measurement: a few layers' patches of one pair of median length, for each experiment and region.
+from a short measurement: a few layers' patches of one pair of median length, for each experiment and region. Which
+heads `joint` takes is not known before `heads` is measured: as many are counted as it takes, evenly over the layers.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relscope.interventions import Site, patch_cost, patch_pair
+from relscope.interventions import Joint, Patch, patch_cost, patch_pair
+from relscope.models import ModelShape
 from relscope.study.config import StudyConfig
+from relscope.study.joint import head_site, joint_sets, spread_heads
 from relscope.study.judging import verdicts
 from relscope.study.measuring import require_memory
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 
 _SAMPLED_LAYERS = 3
+_SAMPLED_SETS = 16
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,12 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
     progress = Silent() if progress is None else progress
     prepared = prepare(config, progress)
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
-    sites = [site for chosen in config.sites(judge.shape.n_layers, judge.shape.n_heads).values() for site in chosen]
-    progress.stage(f"counting {len(sites) * len(prepared.aligned):,} patches")
-    costs = [patch_cost(judge, pair, sites, restart=restart, precision=precision) for pair in prepared.aligned]
+    patches = _patches(config, judge.shape)
+    progress.stage(f"counting {len(patches) * len(prepared.aligned):,} patches")
+    costs = [patch_cost(judge, pair, patches, restart=restart, precision=precision) for pair in prepared.aligned]
     require_memory(prepared.aligned, costs, config.memory)
     progress.stage("measuring")
-    seconds, full_pass = _measure(config, prepared, sites)
+    seconds, full_pass = _measure(config, prepared, patches)
     weights = sum(p.numel() * p.element_size() for p in judge.model.parameters())
     return Plan(
         n_pairs=len(prepared.aligned),
@@ -60,23 +66,40 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
         n_patches=sum(cost.n_patches for cost in costs),
         n_tokens=sum(2 * len(pair.clean.ids) for pair in prepared.aligned),
         n_positions=sum(cost.n_positions for cost in costs),
-        flops=sum(cost.flops + cost.recording_flops for cost in costs),
+        flops=sum(cost.flops + _recordings(config) * cost.recording_flops for cost in costs),
         full_pass_flops=sum(cost.full_pass_flops for cost in costs),
         memory_bytes=max(max(cost.least_bytes, min(cost.most_bytes, config.memory)) for cost in costs),
         seconds=seconds,
-        full_pass_seconds=full_pass * len(sites) * len(prepared.aligned),
+        full_pass_seconds=full_pass * len(patches) * len(prepared.aligned),
         weights_bytes=weights,
     )
 
 
-def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tuple[float, float]:
-    """Estimated seconds of all patches, and measured seconds of one full forward pass."""
+def _patches(config: StudyConfig, shape: ModelShape) -> list[Patch]:
+    """What is patched in each pair."""
+    patches: list[Patch] = [site for sites in config.sites(shape.n_layers, shape.n_heads).values() for site in sites]
+    joint, heads = config.experiments.joint, config.experiments.heads
+    if joint is not None and joint.heads is not None:
+        patches += joint_sets([head_site(name) for name in joint.heads])
+    elif joint is not None and heads is not None:
+        patches += joint_sets(spread_heads(heads.regions, joint.top, shape.n_layers, shape.n_heads))
+    return patches
+
+
+def _recordings(config: StudyConfig) -> int:
+    """How often both runs of a pair are recorded: for all sites, for the sets of `joint`, and for all readouts."""
+    chosen = set(config.experiments.chosen)
+    return sum(bool(chosen & of) for of in ({"flow", "heads", "edges"}, {"joint"}, {"interaction", "vocabulary"}))
+
+
+def _measure(config: StudyConfig, prepared: Prepared, patches: Sequence[Patch]) -> tuple[float, float]:
+    """Estimated seconds of all patches and recorded runs, and measured seconds of one full forward pass."""
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
     by_length = sorted(prepared.aligned, key=lambda pair: len(pair.clean.ids))
     median = by_length[len(by_length) // 2]
     verdicts(judge, [median])  # the first pass of a process is slower than all others
 
-    def seconds_of(chosen: list[Site]) -> float:
+    def seconds_of(chosen: Sequence[Patch]) -> float:
         began = time.perf_counter()
         patch_pair(
             judge,
@@ -95,12 +118,15 @@ def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tupl
     recording = seconds_of([])
     total = 0.0
     layers = {judge.shape.n_layers * i // _SAMPLED_LAYERS for i in range(_SAMPLED_LAYERS if restart else 1)}
-    for component, region in dict.fromkeys((site.component, site.region) for site in sites):
-        group = [site for site in sites if (site.component, site.region) == (component, region)]
-        sample = [site for site in group if site.layer in layers]
+    alike: dict[object, list[Patch]] = defaultdict(list)
+    for patch in patches:
+        alike["joint" if isinstance(patch, Joint) else (patch.component, patch.region, patch.src)].append(patch)
+    for group in alike.values():
+        every = max(1, len(group) // _SAMPLED_SETS)
+        sample = [patch for patch in group if not isinstance(patch, Joint) and patch.layer in layers] or group[::every]
         sample = sample if restart else sample[:1]
 
-        def flops(chosen: list[Site], pairs: list[int] | None = None) -> float:
+        def flops(chosen: Sequence[Patch], pairs: list[int] | None = None) -> float:
             of = prepared.aligned if pairs is None else [prepared.aligned[i] for i in pairs]
             return sum(patch_cost(judge, pair, chosen, restart=restart).flops for pair in of)
 
@@ -108,4 +134,4 @@ def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tupl
         if of_median > 0:
             total += max(0.0, seconds_of(sample) - recording) * flops(group) / of_median
     judging = 2 * full_pass * len(prepared.aligned)
-    return judging + recording * len(prepared.aligned) + total, full_pass
+    return judging + recording * _recordings(config) * len(prepared.aligned) + total, full_pass
