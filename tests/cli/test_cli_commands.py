@@ -213,6 +213,25 @@ def test_options_win_over_the_study_file(
     )
 
 
+def test_experiments_are_chosen_by_name_and_regions_go_to_those_that_have_them(
+    relscope: Command, tiny_model_folder: Path, short_prompt: Path, tmp_path: Path
+) -> None:
+    words = ["-m", tiny_model_folder, "-n", "2", "-p", short_prompt, "-e", "heads,edges,joint,vocabulary", "-r", "last"]
+    assert relscope("plan", *words).status == 0
+    assert relscope("run", *words, "-o", tmp_path / "run").status == 0
+    run = open_run(tmp_path / "run")
+    chosen = run.manifest.identity["config"]["experiments"]
+    assert set(chosen) == {"heads", "edges", "joint", "vocabulary"}
+    assert (chosen["heads"], chosen["vocabulary"]) == ({"regions": ["last"]}, {"regions": ["last"]})
+    assert chosen["joint"] == {"top": 8, "heads": None}
+    # 4 layers of 4 heads, one region; six edges of two components; 8 heads, their 28 pairs, and sets of 4 and 8
+    n_rows = run.rows().groupby("experiment", observed=True).size()
+    assert n_rows.to_dict() == {"judge": 2, "heads": 2 * 16, "edges": 2 * 16 * 12, "joint": 2 * (8 + 28 + 2)}
+    assert sorted(path.stem for path in (tmp_path / "run" / "readouts").iterdir()) == [
+        "contributions", "lens", "vocabulary"
+    ]  # fmt: skip
+
+
 def test_without_out_the_folder_is_named_after_model_data_and_prompt(
     relscope: Command, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

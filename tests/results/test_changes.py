@@ -60,9 +60,9 @@ def test_a_table_that_is_not_written_yet_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"distance": [0.1, math.nan]}, r"column distance: holds nan, not a norm"),
-        ({"norm_base": [0.1, math.inf]}, r"column norm_base: holds inf, not a norm"),
-        ({"norm_tuned": [-0.5, 1.0]}, r"column norm_tuned: holds -0\.5, not a norm"),
+        ({"distance": [0.1, math.nan]}, r"column distance: holds nan, not a finite number of at least 0"),
+        ({"norm_base": [0.1, math.inf]}, r"column norm_base: holds inf, not a finite number of at least 0"),
+        ({"norm_tuned": [-0.5, 1.0]}, r"column norm_tuned: holds -0\.5, not a finite number of at least 0"),
         ({"pair_id": ["a:0", None]}, r"column pair_id: holds nulls"),
         ({"layer": [0, 2**20]}, r"heads: "),
         ({"head": ["two", 1]}, r"heads: "),

@@ -19,7 +19,7 @@ from relscope.interventions import Site
 from relscope.models import load_judge
 from relscope.prompts import AlignedPair
 from relscope.results import HEAD_CHANGES, WEIGHT_CHANGES, open_run, read_changes
-from relscope.study import Silent, compare_models, prepare, run_study
+from relscope.study import Edges, Experiments, Heads, Silent, compare_models, prepare, run_study
 from tiny_study import MODEL_SEED, N_HEADS, N_LAYERS, assert_same_rows, tiny_config
 
 __all__ = ["done", "tuned_folder"]
@@ -167,6 +167,15 @@ def test_progress_names_the_part_it_speaks_of_and_ends_where_it_should(done: Don
     for part in ("base: judging 3 pairs", "tuned: patching", "into base: clean prompts: patching",
                  "into tuned: corrupted prompts: patching", "reading the heads", "comparing the weights"):  # fmt: skip
         assert part in said
+
+
+def test_experiments_that_comparisons_do_not_measure_are_refused(
+    done: Done, tuned_folder: Path, tmp_path: Path
+) -> None:
+    config = done.config.model_copy(update={"experiments": Experiments(heads=Heads(), edges=Edges())})
+    with pytest.raises(InputError, match="experiments: edges: comparisons measure flow and heads"):
+        compare_models(config, str(tuned_folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_filter_correct_is_refused(done: Done, tuned_folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,18 @@ from pydantic import ValidationError
 
 from relscope.errors import InputError
 from relscope.prompts import DEFAULT_REGIONS
-from relscope.study import Experiments, Flow, Heads, Negatives, StudyConfig, read_yaml
+from relscope.study import (
+    Edges,
+    Experiments,
+    Flow,
+    Heads,
+    Interaction,
+    JointHeads,
+    Negatives,
+    StudyConfig,
+    Vocabulary,
+    read_yaml,
+)
 
 BOTH = Experiments(flow=Flow(), heads=Heads())
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -45,6 +56,14 @@ def test_an_empty_study_is_both_experiments_on_the_demo_with_the_embedded_model(
             Experiments(flow=Flow(regions=("all",)), heads=Heads()),
         ),
         ("experiments:", BOTH),
+        ("experiments: edges", Experiments(edges=Edges())),
+        ("experiments: {edges: {edges: last <- query}}", Experiments(edges=Edges(edges=("last<-query",)))),
+        ("experiments: [interaction, vocabulary]", Experiments(interaction=Interaction(), vocabulary=Vocabulary())),
+        (
+            "experiments:\n  - joint: {heads: [L012H3@last]}\n  - vocabulary: {regions: last}",
+            Experiments(joint=JointHeads(heads=("L12H3@last",)), vocabulary=Vocabulary(regions=("last",))),
+        ),
+        ("experiments: [heads, {joint: {top: 2}}]", Experiments(heads=Heads(), joint=JointHeads(top=2))),
     ],
 )
 def test_experiments_can_be_written_in_any_of_these_ways(text: str, experiments: Experiments) -> None:
@@ -118,6 +137,104 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 def test_in_python_an_experiment_that_is_none_is_not_run() -> None:
     assert set(StudyConfig(experiments=Experiments(flow=None, heads=Heads())).sites(2, 2)) == {"heads"}
+
+
+PAPERS_EDGES = {
+    # Of the paper's seven, those whose source does not stand behind their destination.
+    "dqi": ["query<-document", "last<-document", "last<-query", "last<-instruction", "instruction<-query",
+            "instruction<-document"],
+    "qdi": ["last<-document", "last<-query", "last<-instruction", "instruction<-query", "instruction<-document"],
+    "idq": ["query<-document", "last<-document", "last<-query", "last<-instruction", "query<-instruction"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", PAPERS_EDGES)
+def test_the_edges_of_the_paper_are_measured_where_attention_can_go(order: str) -> None:
+    config = StudyConfig(prompt=f"pointwise-{order}", experiments="edges")
+    assert list(config.edges) == PAPERS_EDGES[order]
+    sites = config.sites(2, 3)["edges"]
+    found = {(site.component, site.layer, site.head, f"{site.region}<-{site.src}") for site in sites}
+    assert len(sites) == len(found) == len(PAPERS_EDGES[order]) * 2 * 2 * 3
+    assert {edge for *_, edge in found} == set(PAPERS_EDGES[order])
+    assert {component for component, *_ in found} == {"scores", "pattern"}
+    # Named or left to the default, the same edges are the same study.
+    named = StudyConfig(prompt=f"pointwise-{order}", experiments={"edges": {"edges": PAPERS_EDGES[order]}})
+    assert named.identity() == config.identity()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "edge"),
+    [
+        ("pointwise-qdi", "query<-document"),
+        ("pointwise-dqi", "document<-query.first"),
+        ("pointwise-idq", "instruction<-query"),
+        ("pointwise-dqi", "instruction<-last"),
+        ("pointwise-dqi", "query.first<-query.last"),
+        ("pairwise-dqi", "document_a<-document_b.first"),
+    ],
+)
+def test_an_edge_that_would_look_ahead_is_refused_with_the_reason(prompt: str, edge: str) -> None:
+    dest, _, src = edge.partition("<-")
+    reason = f"{src} stands behind {dest}, and attention looks back only"
+    with pytest.raises(InputError, match=rf"edges\.edges: '{edge}' is impossible in the order '...': {reason}"):
+        StudyConfig(prompt=prompt, experiments={"edges": {"edges": ["last<-document", edge]}})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "edge"),
+    [
+        ("pointwise-qdi", "document<-query"),
+        ("pointwise-dqi", "query<-query"),
+        ("pointwise-dqi", "document.first<-other"),
+        ("pointwise-dqi", "all<-last"),
+        ("pairwise-dqi", "document_b<-document_a.last"),
+        ("pairwise-dqi", "document<-document_b"),
+    ],
+)
+def test_an_edge_that_some_token_can_look_along_is_taken(prompt: str, edge: str) -> None:
+    assert StudyConfig(prompt=prompt, experiments={"edges": {"edges": edge}}).edges == (edge,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "edges: {edges: [query-document]}",
+            r"edges\.edges: 'query-document' is no edge: write destination<-source",
+        ),
+        ("edges: {edges: [qeury<-document]}", r"edges\.edges: region 'qeury' does not exist: did you mean 'query'"),
+        ("edges: {edges: [query<-document_a]}", r"edges\.edges: region 'document_a' does not exist in a pointwise"),
+        ("edges: {edges: []}", r"edges\.edges: a list of names is needed, such as \[query<-document, last<-query\]"),
+        ("edges: {components: [z]}", r"edges\.components: component 'z' does not exist: use one of: scores, pattern"),
+        ("edges: {regions: [last]}", r"unknown field 'experiments\.edges\.regions'"),
+        (
+            "joint: {heads: [L3@last]}",
+            r"joint\.heads: 'L3@last' names no head at a region: write for example L12H3",
+        ),
+        (
+            "joint: {heads: [L3H1@lst]}",
+            r"joint\.heads: head 'L3H1@lst': region 'lst' does not exist: did you mean 'last'",
+        ),
+        (
+            "joint: {heads: [L3H1@document_b]}",
+            r"joint\.heads: region 'document_b' does not exist in a pointwise prompt",
+        ),
+        ("joint: {top: 0}", r"joint\.top: should be greater than or equal to 1"),
+        ("joint: {}", r"joint chooses its heads by their effects in the experiment heads, which is not chosen"),
+        ("interaction: {regions: [last]}", r"unknown field 'experiments\.interaction\.regions'"),
+        ("vocabulary: {regions: [lst]}", r"vocabulary\.regions: region 'lst' does not exist: did you mean 'last'"),
+    ],
+)
+def test_what_an_experiment_cannot_do_is_said_with_what_would_be_right(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_yaml(f"experiments: {{{text}}}")
+
+
+def test_the_interaction_score_needs_the_query_behind_the_document() -> None:
+    for prompt in ("pointwise-dqi", "pointwise-idq", "pairwise-dqi"):
+        assert StudyConfig(prompt=prompt, experiments="interaction").experiments.interaction == Interaction()
+    with pytest.raises(InputError, match=r"experiments\.interaction: needs the query behind the document, .*'qdi'"):
+        StudyConfig(prompt="pointwise-qdi", experiments="interaction")
 
 
 def test_where_and_how_fast_it_runs_is_not_part_of_the_identity() -> None:

@@ -76,3 +76,26 @@ def test_rounded_numbers_have_no_differences_to_take(
 ) -> None:
     with pytest.raises(InputError, match="differences of float32 activations"):
         run_study(tiny_config(tiny_model_folder, precision="delta", **fields, **SMALL), tmp_path / "run")
+
+
+def test_sets_of_heads_and_edges_are_measured_again_too(tiny_model_folder: Path, tmp_path: Path) -> None:
+    experiments = {
+        "edges": {"edges": ["last<-query"], "components": ["scores"]},
+        "joint": {"heads": ["L0H1@last", "L1H3@query"]},
+    }
+    rows = {}
+    for precision in ("delta", "exact"):
+        config = tiny_config(tiny_model_folder, precision=precision, experiments=experiments)
+        rows[precision] = run_study(config, tmp_path / precision).rows()
+    sample = rows["delta"][rows["delta"]["experiment"] == "exact_sample"]
+    assert len(sample) == 3 * (16 + 3)  # fewer sites than are drawn: all of them
+    places = ["pair_id", "component", "layer", "head", "dest", "src"]
+    found, wanted = (
+        frame[frame["experiment"] != "judge"].astype(dict.fromkeys(places, "str")).set_index(places)["ld_patched"]
+        for frame in (sample, rows["exact"])
+    )
+    assert found.index.sort_values().equals(wanted.index.sort_values())
+    assert (found - wanted[found.index]).abs().max() <= 1e-5  # other batches, other rounding of float32 products
+    error = precision_error(rows["delta"])
+    assert error is not None
+    assert 0 < error.rms < 0.05 * error.rms_effect

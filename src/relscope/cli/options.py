@@ -72,12 +72,13 @@ Filter = Annotated[
 ]
 Experiments = Annotated[
     str | None,
-    typer.Option("--experiments", "-e", rich_help_panel=_STUDY, help="flow, heads, or flow,heads (the default)."),
-]
+    typer.Option("--experiments", "-e", rich_help_panel=_STUDY,
+                 help="Of flow, heads (the default: flow,heads), edges, joint, interaction, vocabulary."),
+]  # fmt: skip
 Regions = Annotated[
     str | None,
     typer.Option("--regions", "-r", rich_help_panel=_STUDY,
-                 help="Of all chosen experiments: query, document, instruction, last, all, other, query.first, ..."),
+                 help="Of flow, heads, vocabulary: query, document, instruction, last, all, other, query.first, ..."),
 ]  # fmt: skip
 Components = Annotated[
     str | None,
@@ -148,15 +149,19 @@ def _section(fields: Mapping[str, Any], name: str, from_text: Callable[[str], di
 
 
 def _experiments(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen experiments with their options; `--regions` applies to all, `--components` to flow."""
-    from relscope.study import EXPERIMENTS, experiment_options
+    """The chosen experiments with their options; `--components` belongs to flow, `--regions` to some."""
+    from relscope.study import WITH_REGIONS, StudyConfig, experiment_options
 
-    in_file = experiment_options(EXPERIMENTS if fields.get("experiments") is None else fields["experiments"])
+    default = list(StudyConfig().experiments.chosen)
+    in_file = experiment_options(default if fields.get("experiments") is None else fields["experiments"])
     names = _listed(given["experiments"]) if "experiments" in given else in_file
     chosen = experiment_options([{name: in_file.get(name)} for name in names])
     if "regions" in given:
-        for options in chosen.values():
-            options["regions"] = _listed(given["regions"])
+        with_regions = [name for name in WITH_REGIONS if name in chosen]
+        if not with_regions:
+            raise InputError(f"option --regions: belongs to {', '.join(WITH_REGIONS)}, none of which is chosen")
+        for name in with_regions:
+            chosen[name]["regions"] = _listed(given["regions"])
     if "components" in given:
         if "flow" not in chosen:
             raise InputError("option --components: belongs to the experiment flow, which is not chosen")

@@ -18,10 +18,20 @@ from relscope.results.manifest import (
     identity_differences,
     identity_hash,
 )
+from relscope.results.readouts import (
+    CONTRIBUTIONS,
+    INTERACTION,
+    LENS,
+    VOCABULARY,
+    read_readout,
+    readout_path,
+    write_readout,
+)
 from relscope.results.run import Run, create_or_resume, open_run
 from relscope.results.schema import (
     DIRECTIONS,
     EXACT_SAMPLE,
+    JOINT,
     KEY_COLUMNS,
     NO_EFFECTS,
     SCHEMA,
@@ -32,14 +42,19 @@ from relscope.results.schema import (
 )
 
 __all__ = [
+    "CONTRIBUTIONS",
     "DIRECTIONS",
     "EXACT_SAMPLE",
     "HEAD_CHANGES",
+    "INTERACTION",
+    "JOINT",
     "KEY_COLUMNS",
+    "LENS",
     "NO_EFFECTS",
     "SCHEMA",
     "SITE_COLUMNS",
     "VALUE_COLUMNS",
+    "VOCABULARY",
     "WEIGHT_CHANGES",
     "ComparisonFolder",
     "ComparisonHeader",
@@ -60,6 +75,9 @@ __all__ = [
     "key_index",
     "open_run",
     "read_changes",
+    "read_readout",
+    "readout_path",
     "rows_table",
     "write_changes",
+    "write_readout",
 ]

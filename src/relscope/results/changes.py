@@ -6,18 +6,13 @@ each weight and each head's share of one. Norms are stored, never ratios: every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from relscope.errors import InputError
-from relscope.results.files import RunError, make_folder, remove_leftovers, sync_folder, write_whole
+from relscope.results.tables import Columns, read_table, write_table
 
 HEAD_CHANGES: Final = pa.schema(
     [
@@ -45,8 +40,6 @@ WEIGHT_CHANGES: Final = pa.schema(
 )
 """Frobenius norms. `head` is null for all of a part; else the query head of q and o, the key/value head of k and v."""
 
-Columns = Mapping[str, Sequence[Any] | np.ndarray | pa.Array]
-
 
 def changes_path(comparison: Path, schema: pa.Schema) -> Path:
     """Where a comparison folder has the table of a schema."""
@@ -66,15 +59,7 @@ def write_changes(comparison: Path, schema: pa.Schema, columns: Columns) -> Path
             not finite.
         RunError: the disk refuses.
     """
-    path = changes_path(comparison, schema)
-    table = _table(path.stem, schema, columns)
-    make_folder(path.parent)
-    remove_leftovers(path.parent)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_whole(path, sink.getvalue().to_pybytes())
-    sync_folder(path.parent)
-    return path
+    return write_table(changes_path(comparison, schema), schema, columns, least=0.0)
 
 
 def read_changes(comparison: Path, schema: pa.Schema) -> pd.DataFrame | None:
@@ -83,35 +68,4 @@ def read_changes(comparison: Path, schema: pa.Schema) -> pd.DataFrame | None:
     Raises:
         RunError: the file is damaged.
     """
-    path = changes_path(comparison, schema)
-    if not path.is_file():
-        return None
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns=schema.names).select(schema.names).cast(schema)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{path}: damaged ({reason}); delete it and give the command again") from error
-    frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int16(): pd.Int16Dtype()}.get)
-    return frame
-
-
-def _table(what: str, schema: pa.Schema, columns: Columns) -> pa.Table:
-    if set(columns) != set(schema.names):
-        wrong = sorted(set(columns) ^ set(schema.names))
-        raise InputError(f"{what}: columns missing or unknown: {', '.join(wrong)}")
-    try:
-        arrays = [pa.array(columns[field.name], type=field.type) for field in schema]
-        table = pa.Table.from_arrays(arrays, schema=schema)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{what}: {str(error).splitlines()[0]}") from error
-    for field in schema:
-        column = table.column(field.name)
-        if not field.nullable and column.null_count:
-            raise InputError(f"{what}, column {field.name}: holds nulls, but is always given")
-        if pa.types.is_floating(field.type):
-            right = pc.and_(pc.is_finite(column), pc.greater_equal(column, 0.0))
-            if not pc.all(right, min_count=0).as_py():
-                bad = column.filter(pc.invert(right))[0].as_py()
-                raise InputError(f"{what}, column {field.name}: holds {bad!r}, not a norm")
-    return table
+    return read_table(changes_path(comparison, schema), schema)

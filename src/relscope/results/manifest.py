@@ -77,7 +77,8 @@ class Manifest(_Record):
 
     `identity` has the entries config, model, data, prompt and relscope_version; it is kept as JSON sees it
     (tuples become lists). `identity_hash` may be left empty when a manifest is made; it is then computed.
-    Times are ISO 8601.
+    `joint_heads` are those that the experiment `joint` patches together, the largest single effect first, such as
+    "L12H3@last": chosen once, so that a run that is resumed goes on with the same. Times are ISO 8601.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -93,6 +94,7 @@ class Manifest(_Record):
     exclusions: list[ExclusionRecord] = Field(default_factory=list)
     prompt_samples: list[PromptSample] = Field(default_factory=list)
     lints: list[Lint] = Field(default_factory=list)
+    joint_heads: list[str] = Field(default_factory=list)
     resumptions: list[Resumption] = Field(default_factory=list)
 
     @field_validator("identity", "environment")

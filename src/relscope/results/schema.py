@@ -48,6 +48,8 @@ JUDGE: Final = "judge"
 """The experiment that only judges: one row a pair, nothing patched."""
 EXACT_SAMPLE: Final = "exact_sample"
 """Patches of other experiments that were measured in less than full precision, measured again exactly."""
+JOINT: Final = "joint"
+"""The experiment, and the component of its rows, that patches sets of heads together."""
 NO_EFFECTS: Final = (JUDGE, EXACT_SAMPLE)
 """Experiments whose rows are no effects of their own."""
 
@@ -56,8 +58,18 @@ _PATCHED_RUN = ("ld_patched", "p_patched")
 _GIVEN_WHERE_PATCHED = {"component", "layer", "direction", *_PATCHED_RUN}
 _FLOW = ("flow", "transfer_flow_clean", "transfer_flow_corrupted")
 _HEADS = ("heads", "transfer_heads_clean", "transfer_heads_corrupted")
-_GIVEN_BY_EXPERIMENT = {name: {"region"} for name in _FLOW} | {name: {"region", "head"} for name in _HEADS}
-_NULL_BY_EXPERIMENT = {name: {"head", "dest", "src"} for name in _FLOW} | {name: {"dest", "src"} for name in _HEADS}
+_GIVEN_BY_EXPERIMENT = {
+    **{name: {"region"} for name in _FLOW},
+    **{name: {"region", "head"} for name in _HEADS},
+    "edges": {"head", "dest", "src"},
+    JOINT: {"src"},
+}
+_NULL_BY_EXPERIMENT = {
+    **{name: {"head", "dest", "src"} for name in _FLOW},
+    **{name: {"dest", "src"} for name in _HEADS},
+    "edges": {"region"},
+    JOINT: {"head", "region", "dest"},
+}
 _BAD_VALUES = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 Rows = Mapping[str, Sequence[Any] | np.ndarray | pd.Series]
@@ -67,12 +79,13 @@ def rows_table(experiment: str, rows: Rows | pa.Table | pd.DataFrame) -> pa.Tabl
     """Rows as an Arrow table of SCHEMA, or an error that says what is wrong with them.
 
     Args:
-        experiment: "judge", "flow", "heads", "exact_sample", transfers from another model ("transfer_flow_clean" and so
-            on) or a later one; lower-case letters, digits and underscores.
+        experiment: "judge", "flow", "heads", "edges", "joint", "exact_sample", transfers from another model
+            ("transfer_flow_clean" and so on) or a later one; lower-case letters, digits and underscores.
         rows: one sequence per column of SCHEMA, all of one length; `experiment` may be left out. None is null. Numbers
             are cast to float32 and int16. For "judge" the columns component to direction are null, and so are
             `ld_patched` and `p_patched` (NaN is taken for null there); every other experiment gives component, layer,
-            direction and all six values, "flow" also the region, "heads" also region and head, and so their transfers.
+            direction and all six values, "flow" also the region, "heads" also region and head, and so their transfers,
+            "edges" also head, dest and src, and "joint" also src, the heads that are patched together.
 
     Raises:
         InputError: a column is missing, unknown or of the wrong type, a value is NaN, infinite or out of range, a key

@@ -4,19 +4,20 @@ from relscope.prompts import print_prompt as show_prompt
 from relscope.prompts import read_yaml
 from relscope.study.checking import ModelCheck, check_model
 from relscope.study.comparing import compare_models
-from relscope.study.config import (
+from relscope.study.config import PROMPTS, Negatives, StudyConfig, config_problems, prompt_fields
+from relscope.study.evaluation import Measured, evaluate, evaluate_model, query_texts
+from relscope.study.experiments import (
     EXPERIMENTS,
-    PROMPTS,
+    WITH_REGIONS,
+    Edges,
     Experiments,
     Flow,
     Heads,
-    Negatives,
-    StudyConfig,
-    config_problems,
+    Interaction,
+    JointHeads,
+    Vocabulary,
     experiment_options,
-    prompt_fields,
 )
-from relscope.study.evaluation import Measured, evaluate, evaluate_model, query_texts
 from relscope.study.judging import Judgement, error_of, judge_pairs, quality_of
 from relscope.study.manifest import hardware_names, package_versions
 from relscope.study.plan import Plan, plan_study
@@ -26,9 +27,13 @@ from relscope.study.run import run_study
 __all__ = [
     "EXPERIMENTS",
     "PROMPTS",
+    "WITH_REGIONS",
+    "Edges",
     "Experiments",
     "Flow",
     "Heads",
+    "Interaction",
+    "JointHeads",
     "Judgement",
     "Measured",
     "ModelCheck",
@@ -38,6 +43,7 @@ __all__ = [
     "Progress",
     "Silent",
     "StudyConfig",
+    "Vocabulary",
     "check_model",
     "compare_models",
     "config_problems",

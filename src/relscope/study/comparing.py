@@ -45,7 +45,8 @@ from relscope.results import (
     read_changes,
     write_changes,
 )
-from relscope.study.config import DEFAULT_HEAD_REGIONS, StudyConfig
+from relscope.study.config import StudyConfig
+from relscope.study.experiments import DEFAULT_HEAD_REGIONS
 from relscope.study.manifest import identity_of, new_manifest, now
 from relscope.study.measuring import OnGroup, Sweep, Work, mark_complete, measure_missing
 from relscope.study.prepare import Prepared, Progress, Silent, load_data, prepare_judge
@@ -87,7 +88,8 @@ def compare_models(config: StudyConfig, tuned: str | None, out: str | Path, prog
         config: the study of the base, `config.model`; the tuned model's is the same. With `tuned` None,
             `config.adapter` is what makes the base into the tuned model. `config.revision` is the base's.
             `config.direction` is that of both studies; transfers always denoise. The filter must be `all`: each model
-            judges other pairs correctly, and effects of different pairs could not be compared.
+            judges other pairs correctly, and effects of different pairs could not be compared. The experiments may be
+            flow and heads.
         tuned: the tuned model, by any name that a model can have.
         out: the comparison's folder; made if absent, continued if it holds a comparison of the same identity.
         progress: is told of stages, patches and warnings.
@@ -101,6 +103,11 @@ def compare_models(config: StudyConfig, tuned: str | None, out: str | Path, prog
         raise InputError(
             f"filter: {config.filter!r} would keep other pairs for the base than for the tuned model; a comparison "
             "needs 'all'"
+        )
+    if others := set(config.experiments.chosen) - {"flow", "heads"}:
+        raise InputError(
+            f"experiments: {', '.join(sorted(others))}: comparisons measure flow and heads; leave the others out, and "
+            "run each model's own study for them"
         )
     if config.precision == "delta":
         raise InputError("precision: comparisons are measured exactly; leave it out, or give 'exact'")

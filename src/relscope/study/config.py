@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -18,11 +17,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from relscope.data import NegativeSampling
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions import DEFAULT_MEMORY_BYTES, Site, all_sites
-from relscope.models import RESIDUAL_COMPONENTS
-from relscope.prompts import DEFAULT_REGIONS, REGIONS, PromptTemplate, read_yaml
+from relscope.prompts import PromptTemplate, read_yaml
+from relscope.study.experiments import (
+    DEFAULT_EDGES,
+    Edges,
+    Experiments,
+    Flow,
+    Heads,
+    Interaction,
+    JointHeads,
+    Vocabulary,
+    ends,
+    experiment_options,
+    is_causal,
+)
 
-DEFAULT_HEAD_REGIONS = ("query", "instruction", "last")
-EXPERIMENTS = ("flow", "heads")
 PAIRWISE_PARTS = ("document_a", "document_b")
 PROMPTS = ("pointwise-dqi", "pointwise-qdi", "pointwise-idq", "pairwise-dqi", "pairwise-idq")
 _UNITS = {
@@ -36,28 +45,6 @@ _UNITS = {
     "gb": 10**9,
 }
 _NOT_IDENTITY = {"device", "memory", "precision"}
-
-
-def experiment_options(value: Any) -> dict[str, Any]:
-    """The chosen experiments with their options, from any of the ways to write them in YAML.
-
-    `flow`, `[flow, heads]`, `{flow: {regions: [last]}, heads: }`, or a list of such mappings.
-
-    Raises:
-        InputError: an experiment that does not exist, or options that are no mapping.
-    """
-    chosen: dict[str, Any] = {}
-    for item in value if isinstance(value, list | tuple) else [value]:
-        for name, options in item.items() if isinstance(item, Mapping) else [(item, None)]:
-            if name not in EXPERIMENTS:
-                raise InputError(f"experiment {name!r} does not exist: {did_you_mean(str(name), EXPERIMENTS)}")
-            if options is not None and not isinstance(options, Mapping):
-                raise InputError(
-                    f"experiment {name}: a mapping of options is needed, such as 'regions: [last]', "
-                    f"not {reprlib.repr(options)}"
-                )
-            chosen[name] = dict(options or {})
-    return chosen
 
 
 def prompt_fields(prompt: str) -> dict[str, Any]:
@@ -78,17 +65,6 @@ def prompt_fields(prompt: str) -> dict[str, Any]:
     return {"format": prompt_format, "order": order}
 
 
-def _names(kind: str, known: tuple[str, ...], value: Any) -> Any:
-    """Names of one kind, each once, from a list or a single one."""
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not names:
-        raise ValueError(f"a list of names is needed, such as [{known[0]}, {known[1]}], not {reprlib.repr(value)}")
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{kind} {name!r} does not exist: {did_you_mean(str(name), known)}")
-    return tuple(dict.fromkeys(names))
-
-
 def _bytes(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -106,10 +82,6 @@ def _prompt(value: Any) -> Any:
     return prompt_fields(value) if isinstance(value, str) else value
 
 
-Regions = Annotated[tuple[str, ...], BeforeValidator(partial(_names, "region", REGIONS))]
-Components = Annotated[tuple[str, ...], BeforeValidator(partial(_names, "component", RESIDUAL_COMPONENTS))]
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -121,37 +93,6 @@ class Negatives(_Section):
     per_query: int = Field(default=1, ge=1, strict=True)
     depth: int = Field(default=100, ge=1, strict=True)
     """Hard negatives are drawn from so many top documents of BM25 (or of the collection's run)."""
-
-
-class Flow(_Section):
-    """Experiment `flow`: whole components of a layer, at regions (experiment 1 of the paper)."""
-
-    regions: Regions = DEFAULT_REGIONS
-    components: Components = ("attn_out", "mlp_out", "resid_post")
-
-
-class Heads(_Section):
-    """Experiment `heads`: every head's output `z`, at regions (experiments 3 and 5 of the paper)."""
-
-    regions: Regions = DEFAULT_HEAD_REGIONS
-
-
-class Experiments(_Section):
-    """What is measured: each experiment with its options; one that is left out is not run."""
-
-    flow: Flow | None = None
-    heads: Heads | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_alone(cls, value: Any) -> Any:
-        return experiment_options(value) if isinstance(value, str | list | tuple) else value
-
-    @model_validator(mode="after")
-    def _something(self) -> Experiments:
-        if self.flow is None and self.heads is None:
-            raise ValueError("no experiment is chosen; choose flow, heads or both")
-        return self
 
 
 class StudyConfig(_Section):
@@ -187,13 +128,29 @@ class StudyConfig(_Section):
 
     @model_validator(mode="after")
     def _prompts_have_regions(self) -> StudyConfig:
-        for name, experiment in (("flow", self.experiments.flow), ("heads", self.experiments.heads)):
-            for region in () if experiment is None else experiment.regions:
-                if self.prompt.format == "pointwise" and region.partition(".")[0] in PAIRWISE_PARTS:
-                    raise ValueError(
-                        f"experiments.{name}.regions: region {region!r} does not exist in a pointwise prompt, which "
-                        "has one document: use 'document', or a pairwise prompt"
-                    )
+        for option, region in self.experiments.named_regions():
+            if self.prompt.format == "pointwise" and region.partition(".")[0] in PAIRWISE_PARTS:
+                raise ValueError(
+                    f"experiments.{option}: region {region!r} does not exist in a pointwise prompt, which has one "
+                    "document: use 'document', or a pairwise prompt"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _attention_looks_back(self) -> StudyConfig:
+        order, experiments = self.prompt.order, self.experiments
+        for edge in (experiments.edges.edges or ()) if experiments.edges is not None else ():
+            if not is_causal(edge, order):
+                dest, src = ends(edge)
+                raise ValueError(
+                    f"experiments.edges.edges: {edge!r} is impossible in the order {order!r}: {src} stands behind "
+                    f"{dest}, and attention looks back only; leave it out, turn it round, or choose another order"
+                )
+        if experiments.interaction is not None and not is_causal("query<-document", order):
+            raise ValueError(
+                f"experiments.interaction: needs the query behind the document, where it can look back at it; in the "
+                f"order {order!r} it stands before: leave interaction out, or choose the order 'dqi' or 'idq'"
+            )
         return self
 
     @classmethod
@@ -216,7 +173,17 @@ class StudyConfig(_Section):
         """The fields that decide what the rows mean, as plain JSON values."""
         fields = self.model_dump(mode="json", exclude=_NOT_IDENTITY | {"prompt"})
         fields["experiments"] = {name: chosen for name, chosen in fields["experiments"].items() if chosen is not None}
+        if self.experiments.edges is not None:
+            fields["experiments"]["edges"]["edges"] = list(self.edges)
         return fields
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """The edges that are measured: those named, or those of the paper that the order of the prompt allows."""
+        chosen = self.experiments.edges
+        if chosen is None or chosen.edges is None:
+            return tuple(edge for edge in DEFAULT_EDGES if chosen is not None and is_causal(edge, self.prompt.order))
+        return chosen.edges
 
     def sampling(self) -> NegativeSampling:
         """How negatives are drawn; the study's seed decides."""
@@ -224,13 +191,23 @@ class StudyConfig(_Section):
         return NegativeSampling(kind=chosen.kind, per_query=chosen.per_query, seed=self.seed, depth=chosen.depth)
 
     def sites(self, n_layers: int, n_heads: int) -> dict[str, list[Site]]:
-        """The sites of each chosen experiment, on a model of this shape."""
+        """The sites of each chosen experiment that patches, on a model of this shape.
+
+        Not of `joint`: which heads it takes is known when `heads` is measured (`relscope.study.joint`).
+        """
         chosen = {}
         if self.experiments.flow is not None:
             flow = self.experiments.flow
             chosen["flow"] = all_sites(flow.components, flow.regions, n_layers, n_heads)
         if self.experiments.heads is not None:
             chosen["heads"] = all_sites(("z",), self.experiments.heads.regions, n_layers, n_heads)
+        if self.experiments.edges is not None:
+            components = self.experiments.edges.components
+            chosen["edges"] = [
+                site
+                for dest, src in map(ends, self.edges)
+                for site in all_sites(components, (dest,), n_layers, n_heads, sources=(src,))
+            ]
         return chosen
 
 
@@ -256,7 +233,8 @@ def config_problems(error: ValidationError, fields_at: Callable[[list[str]], tup
 def _fields_at(path: list[str]) -> tuple[str, ...]:
     """Field names of the section that a path of field names leads to."""
     sections: dict[str, type[BaseModel]] = {
-        "": StudyConfig, "negatives": Negatives, "experiments": Experiments, "experiments.flow": Flow,
-        "experiments.heads": Heads, "prompt": PromptTemplate,
+        "": StudyConfig, "negatives": Negatives, "prompt": PromptTemplate, "experiments": Experiments,
+        "experiments.flow": Flow, "experiments.heads": Heads, "experiments.edges": Edges,
+        "experiments.joint": JointHeads, "experiments.interaction": Interaction, "experiments.vocabulary": Vocabulary,
     }  # fmt: skip
     return tuple(sections[".".join(path)].model_fields)

@@ -13,16 +13,18 @@ import numpy as np
 import pandas as pd
 
 from relscope.errors import InputError
-from relscope.interventions import Direction, Patch, PatchCost, PatchedPair, Site, too_little_memory
+from relscope.interventions import Direction, Joint, Patch, PatchCost, PatchedPair, too_little_memory
 from relscope.prompts import AlignedPair
-from relscope.results import Run
+from relscope.results import JOINT, KEY_COLUMNS, Run
+from relscope.study.joint import set_name
 from relscope.study.judging import margin
 from relscope.study.prepare import Progress
 
 OnGroup = Callable[[AlignedPair, list[Patch]], None]
-Work = Sequence[tuple[AlignedPair, list[Site]]]
+Work = Sequence[tuple[AlignedPair, list[Patch]]]
 
 _MOST_TOGETHER = 16
+_PLACE = ["component", "layer", "head", "region", "dest", "src"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Sweep:
     """What is measured of each pair, and how.
 
     Attributes:
-        wanted: the sites of each experiment; the experiments of one pair are measured together.
+        wanted: the sites of each experiment, or sets of them; the experiments of one pair are measured together.
         direction: what the rows say it is.
         patch: measures some sites of some pairs, and tells of each group of them that is done.
         cost: what some sites of one pair cost.
@@ -39,7 +41,7 @@ class Sweep:
         most_together: pairs of one part, which a kill costs at most.
     """
 
-    wanted: Mapping[str, Sequence[Site]]
+    wanted: Mapping[str, Sequence[Patch]]
     direction: Direction
     patch: Callable[[Work, OnGroup], list[PatchedPair]]
     cost: Callable[[AlignedPair, Sequence[Patch]], PatchCost]
@@ -95,7 +97,7 @@ def require_memory(pairs: Sequence[AlignedPair], costs: Sequence[PatchCost], mem
 
 def _fitting(work: Work, costs: Sequence[PatchCost], sweep: Sweep) -> Iterator[Work]:
     """Neighbouring pairs, as many as the sweep takes together; at least one."""
-    group: list[tuple[AlignedPair, list[Site]]] = []
+    group: list[tuple[AlignedPair, list[Patch]]] = []
     taken = 0
     for item, cost in zip(work, costs, strict=True):
         most = (sweep.memory_bytes - cost.chunk_bytes) / 2
@@ -119,9 +121,9 @@ def mark_complete(run: Run) -> None:
     run.save_manifest(run.manifest.model_copy(update={"status": "complete"}))
 
 
-def _missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair]) -> dict[str, list[tuple[str, Site]]]:
+def _missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair]) -> dict[str, list[tuple[str, Patch]]]:
     """The experiments and sites of each pair whose rows are not on disk."""
-    todo: dict[str, list[tuple[str, Site]]] = {pair.pair_id: [] for pair in pairs}
+    todo: dict[str, list[tuple[str, Patch]]] = {pair.pair_id: [] for pair in pairs}
     for experiment, sites in sweep.wanted.items() if todo else ():
         planned = pd.concat([_keys(experiment, pair_id, sites, sweep.direction) for pair_id in todo], ignore_index=True)
         for number in run.missing(planned).index.to_numpy(dtype=np.int64):
@@ -129,21 +131,20 @@ def _missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair]) -> dict[str, 
     return todo
 
 
-def _keys(experiment: str, pair_id: str, sites: Sequence[Site], direction: str) -> pd.DataFrame:
-    """Key columns of one pair's rows, in the sites' order."""
-    return pd.DataFrame(
-        {
-            "experiment": experiment,
-            "pair_id": pair_id,
-            "component": [site.component for site in sites],
-            "layer": pd.array([site.layer for site in sites], dtype="Int16"),
-            "head": pd.array([site.head for site in sites], dtype="Int16"),
-            "region": [site.region for site in sites],
-            "dest": None,
-            "src": None,
-            "direction": direction,
-        }
-    )
+def _keys(experiment: str, pair_id: str, patches: Sequence[Patch], direction: str) -> pd.DataFrame:
+    """Key columns of one pair's rows, in the patches' order."""
+    places = pd.DataFrame([_place(patch) for patch in patches], columns=_PLACE, dtype=object)
+    keys = places.assign(experiment=experiment, pair_id=pair_id, direction=direction)
+    return keys[list(KEY_COLUMNS)].astype({"layer": "Int16", "head": "Int16"})
+
+
+def _place(patch: Patch) -> tuple[str, int, int | None, str | None, str | None, str | None]:
+    """What a row says of where its patch is."""
+    if isinstance(patch, Joint):
+        return JOINT, min(site.layer for site in patch.sites), None, None, None, set_name(patch)
+    if patch.src is not None:
+        return patch.component, patch.layer, patch.head, None, patch.region, patch.src
+    return patch.component, patch.layer, patch.head, patch.region, None, None
 
 
 def _rows(keys: pd.DataFrame, patched: PatchedPair, chosen: list[int]) -> pd.DataFrame:

@@ -2,24 +2,29 @@
 
 Counts patches, recomputed positions and the operations of matrix products (of dense layers), and estimates the time
 from a short measurement: patches of one pair of median length, for each component and region; of a few layers where
-all would take seconds.
+all would take seconds. Which heads `joint` takes is not known before `heads` is measured: as many are counted as it
+takes, evenly over the layers.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relscope.interventions import Precision, Site, patch_cost, patch_pair
+from relscope.interventions import Joint, Patch, Precision, patch_cost, patch_pair
+from relscope.models import ModelShape
 from relscope.prompts import AlignedPair
 from relscope.study.config import StudyConfig
+from relscope.study.joint import head_site, joint_sets, spread_heads
 from relscope.study.judging import verdicts
 from relscope.study.measuring import require_memory
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 from relscope.study.run import exact_sample
 
 _SAMPLED_LAYERS = 3
+_SAMPLED_SETS = 16
 # Seconds of a group of patches that is measured whole.
 _SHORT = 2.0
 
@@ -53,12 +58,12 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
     progress = Silent() if progress is None else progress
     prepared = prepare(config, progress)
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
-    sites = [site for chosen in config.sites(judge.shape.n_layers, judge.shape.n_heads).values() for site in chosen]
-    progress.stage(f"counting {len(sites) * len(prepared.aligned):,} patches")
-    costs = [patch_cost(judge, pair, sites, restart=restart, precision=precision) for pair in prepared.aligned]
+    patches = _patches(config, judge.shape)
+    progress.stage(f"counting {len(patches) * len(prepared.aligned):,} patches")
+    costs = [patch_cost(judge, pair, patches, restart=restart, precision=precision) for pair in prepared.aligned]
     require_memory(prepared.aligned, costs, config.memory)
     progress.stage("measuring")
-    seconds, full_pass = _measure(config, prepared, sites)
+    seconds, full_pass = _measure(config, prepared, patches)
     weights = sum(p.numel() * p.element_size() for p in judge.model.parameters())
     return Plan(
         n_pairs=len(prepared.aligned),
@@ -66,56 +71,79 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
         n_patches=sum(cost.n_patches for cost in costs),
         n_tokens=sum(2 * len(pair.clean.ids) for pair in prepared.aligned),
         n_positions=sum(cost.n_positions for cost in costs),
-        flops=sum(cost.flops + cost.recording_flops for cost in costs),
+        flops=sum(cost.flops + _recordings(config) * cost.recording_flops for cost in costs),
         full_pass_flops=sum(cost.full_pass_flops for cost in costs),
         memory_bytes=max(max(cost.least_bytes, min(cost.most_bytes, config.memory)) for cost in costs),
         seconds=seconds,
-        full_pass_seconds=full_pass * len(sites) * len(prepared.aligned),
+        full_pass_seconds=full_pass * len(patches) * len(prepared.aligned),
         weights_bytes=weights,
     )
 
 
-def _measure(config: StudyConfig, prepared: Prepared, sites: list[Site]) -> tuple[float, float]:
-    """Estimated seconds of all patches, and measured seconds of one full forward pass."""
+def _patches(config: StudyConfig, shape: ModelShape) -> list[Patch]:
+    """What is patched in each pair."""
+    patches: list[Patch] = [site for sites in config.sites(shape.n_layers, shape.n_heads).values() for site in sites]
+    joint, heads = config.experiments.joint, config.experiments.heads
+    if joint is not None and joint.heads is not None:
+        patches += joint_sets([head_site(name) for name in joint.heads])
+    elif joint is not None and heads is not None:
+        patches += joint_sets(spread_heads(heads.regions, joint.top, shape.n_layers, shape.n_heads))
+    return patches
+
+
+def _recordings(config: StudyConfig) -> int:
+    """How often both runs of a pair are recorded: for all sites, for the sets of `joint`, and for all readouts."""
+    chosen = set(config.experiments.chosen)
+    return sum(bool(chosen & of) for of in ({"flow", "heads", "edges"}, {"joint"}, {"interaction", "vocabulary"}))
+
+
+def _measure(config: StudyConfig, prepared: Prepared, patches: Sequence[Patch]) -> tuple[float, float]:
+    """Estimated seconds of all patches and recorded runs, and measured seconds of one full forward pass."""
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
     pairs = prepared.aligned
     median = sorted(pairs, key=lambda pair: len(pair.clean.ids))[len(pairs) // 2]
 
-    def seconds_of(chosen: list[Site], how: Precision = precision) -> float:
+    def seconds_of(chosen: Sequence[Patch], how: Precision = precision) -> float:
         began = time.perf_counter()
         patch_pair(judge, median, chosen, direction=config.direction, memory_bytes=config.memory, restart=restart,
                    precision=how)  # fmt: skip
         return time.perf_counter() - began
 
-    def flops(chosen: list[Site], of: list[AlignedPair]) -> float:
+    def flops(chosen: Sequence[Patch], of: list[AlignedPair]) -> float:
         return sum(patch_cost(judge, pair, chosen, restart=restart).flops for pair in of)
 
-    layers = {judge.shape.n_layers * i // _SAMPLED_LAYERS for i in range(_SAMPLED_LAYERS)}
     verdicts(judge, [median])  # the first pass of a process is slower than all others, and so are the first patches
-    seconds_of(sites[:1])
+    seconds_of(patches[:1])
     began = time.perf_counter()
     verdicts(judge, [median])
     full_pass = (time.perf_counter() - began) / 2
     recording = seconds_of([])
-    total = 2 * full_pass * len(pairs) + recording * len(pairs)
-    for group in _alike(sites):
-        sample = [site for site in group if site.layer in layers] if restart else group[:1]
-        whole = flops(group, [median])
-        if not whole:
+    total = 2 * full_pass * len(pairs) + recording * _recordings(config) * len(pairs)
+    for group in _alike(patches):
+        sample = _sample(group, judge.shape.n_layers) if restart else group[:1]
+        whole, of_sample = flops(group, [median]), flops(sample, [median])
+        if not of_sample:
             continue
-        seconds = max(0.0, seconds_of(sample) - recording) * whole / max(flops(sample, [median]), 1.0)
+        seconds = max(0.0, seconds_of(sample) - recording) * whole / of_sample
         if restart and seconds < _SHORT:  # few patches at once say little about many
             seconds = max(0.0, seconds_of(group) - recording)
         total += seconds * flops(group, pairs) / whole
     if precision == "delta":
-        again, of = exact_sample(config, {"": sites}, pairs)
+        again, of = exact_sample(config, {"": patches}, pairs)
         total += seconds_of(again, "exact") * len(of)
     return total, full_pass
 
 
-def _alike(sites: list[Site]) -> list[list[Site]]:
-    """The sites of each component and region."""
-    groups: dict[tuple[str, str, str | None], list[Site]] = defaultdict(list)
-    for site in sites:
-        groups[site.component, site.region, site.src].append(site)
+def _alike(patches: Sequence[Patch]) -> list[list[Patch]]:
+    """The sites of each component and region, and all sets."""
+    groups: dict[object, list[Patch]] = defaultdict(list)
+    for patch in patches:
+        groups["joint" if isinstance(patch, Joint) else (patch.component, patch.region, patch.src)].append(patch)
     return list(groups.values())
+
+
+def _sample(group: Sequence[Patch], n_layers: int) -> Sequence[Patch]:
+    """Those of a few layers; of sets, a few."""
+    layers = {n_layers * i // _SAMPLED_LAYERS for i in range(_SAMPLED_LAYERS)}
+    every = max(1, len(group) // _SAMPLED_SETS)
+    return [patch for patch in group if not isinstance(patch, Joint) and patch.layer in layers] or group[::every]

@@ -14,6 +14,7 @@ from relscope.interventions import Precision, check_precision
 from relscope.models import Contract, JudgeModel, load_judge, load_tokenizer
 from relscope.prompts import AlignedPair, Exclusion, PromptRenderer, align_all
 from relscope.study.config import StudyConfig
+from relscope.study.joint import head_site
 
 
 class Progress(Protocol):
@@ -123,10 +124,11 @@ def prepare_judge(config: StudyConfig, judge: JudgeModel, loaded: PairSet, progr
     """Check the contract of a model that is loaded, render and align its prompts.
 
     Raises:
-        InputError: the model cannot be patched, or no pair is left.
+        InputError: the model cannot be patched, or lacks what an experiment needs, or no pair is left.
     """
     contract = judge.contract
     contract.require_patching(judge.identity.name)
+    _require_experiments(config, judge)
     if not judge.known_type:
         progress.warn(
             f"model type {judge.identity.model_type!r} is not in the architecture table; it is treated like "
@@ -148,6 +150,31 @@ def prepare_judge(config: StudyConfig, judge: JudgeModel, loaded: PairSet, progr
             f"{exclusions[0].detail}"
         )
     return Prepared(judge, contract, renderer, loaded, aligned, exclusions)
+
+
+def _require_experiments(config: StudyConfig, judge: JudgeModel) -> None:
+    """Refuse, before anything is measured, what the chosen experiments need and this model does not have.
+
+    Raises:
+        InputError: names the experiment, and the clause of the contract or the head that is missing.
+    """
+    chosen = config.experiments
+    if chosen.vocabulary is not None:
+        judge.contract.require_readouts(judge.identity.name)
+    for name in ("edges", "interaction"):
+        if name in chosen.chosen and not judge.contract.holds("patterns"):
+            raise InputError(
+                f"experiments.{name}: model {judge.identity.name!r} fails the contract's clause 'patterns' (attention "
+                f"patterns sum to 1), and its attention cannot be taken for one; leave {name} out"
+            )
+    for head in () if chosen.joint is None else chosen.joint.heads or ():
+        site = head_site(head)
+        n_layers, n_heads = judge.shape.n_layers, judge.shape.n_heads
+        if site.layer >= n_layers or (site.head or 0) >= n_heads:
+            raise InputError(
+                f"experiments.joint.heads: {head} does not exist: the model has layers 0 to {n_layers - 1} with heads "
+                f"0 to {n_heads - 1}"
+            )
 
 
 def render_prompts(config: StudyConfig, progress: Progress) -> tuple[list[AlignedPair], list[Exclusion]]:

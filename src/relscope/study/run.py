@@ -1,6 +1,7 @@
 """The study: from a configuration to a run folder full of rows. The only writer of rows.
 
-    load -> align -> judge every pair -> filter -> patch the sites of each pair that are not stored yet
+    load -> align -> judge every pair -> filter -> read out -> patch the sites of each pair that are not stored yet
+         -> patch sets of the heads that were found strongest
 
 A run can be killed at any moment and started again with the same command: what is stored is not computed again.
 """
@@ -14,14 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from relscope.analysis import judge_quality
-from relscope.interventions import Patch, PatchCost, PatchedPair, Precision, Site, patch_cost, patch_pairs
+from relscope.interventions import Joint, Patch, PatchCost, PatchedPair, Precision, patch_cost, patch_pairs
 from relscope.prompts import AlignedPair
-from relscope.results import EXACT_SAMPLE, SCHEMA, ExclusionRecord, Run, create_or_resume
+from relscope.results import EXACT_SAMPLE, JOINT, SCHEMA, ExclusionRecord, Run, create_or_resume
 from relscope.study.config import StudyConfig
+from relscope.study.joint import head_name, head_site, joint_sets, strongest_heads
 from relscope.study.judging import judged_correctly, lints_of, margin, verdicts
 from relscope.study.manifest import new_manifest
 from relscope.study.measuring import OnGroup, Sweep, Work, mark_complete, mark_running, measure_missing
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
+from relscope.study.readouts import read_missing
 
 _PAIRS_PER_PART = 16
 _SAMPLED_SITES, _SAMPLED_PAIRS = 48, 8
@@ -53,6 +56,7 @@ def run_prepared(config: StudyConfig, prepared: Prepared, out: str | Path, progr
         # A finished run that is given again is checked and left as it is.
         _judge(run, prepared, progress)
         kept = _filter(run, prepared, config, progress)
+        read_missing(run, config, prepared.judge, kept, progress)
         _patch(run, prepared, config, kept, progress)
         mark_complete(run)
     return run
@@ -126,7 +130,7 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
     """
     judge, restart = prepared.judge, prepared.contract.restartable
 
-    def measure(wanted: Mapping[str, Sequence[Site]], precision: Precision, of: list[AlignedPair]) -> None:
+    def measure(wanted: Mapping[str, Sequence[Patch]], precision: Precision, of: list[AlignedPair]) -> None:
         def patch(work: Work, on_group: OnGroup) -> list[PatchedPair]:
             return patch_pairs(
                 judge,
@@ -138,24 +142,43 @@ def _patch(run: Run, prepared: Prepared, config: StudyConfig, pairs: list[Aligne
                 on_group=on_group,
             )
 
-        def cost(pair: AlignedPair, sites: Sequence[Patch]) -> PatchCost:
-            return patch_cost(judge, pair, sites, restart=restart, precision=precision)
+        def cost(pair: AlignedPair, patches: Sequence[Patch]) -> PatchCost:
+            return patch_cost(judge, pair, patches, restart=restart, precision=precision)
 
         measure_missing(run, Sweep(wanted, config.direction, patch, cost, config.memory), of, progress)
 
-    wanted = config.sites(judge.shape.n_layers, judge.shape.n_heads)
+    wanted: dict[str, Sequence[Patch]] = {**config.sites(judge.shape.n_layers, judge.shape.n_heads)}
     precision = prepared.precision(config)
     measure(wanted, precision, pairs)
+    if config.experiments.joint is not None and pairs:
+        sets = {JOINT: _joint_sets(run, config)}
+        measure(sets, precision, pairs)
+        wanted |= sets
     if precision == "delta":
-        sites, of = exact_sample(config, wanted, pairs)
-        measure({EXACT_SAMPLE: sites}, "exact", of)
+        sample, of = exact_sample(config, wanted, pairs)
+        if sample:
+            measure({EXACT_SAMPLE: sample}, "exact", of)
 
 
 def exact_sample(
-    config: StudyConfig, wanted: Mapping[str, Sequence[Site]], pairs: list[AlignedPair]
-) -> tuple[list[Site], list[AlignedPair]]:
-    """What is measured again exactly where precision is lower: some sites of all experiments, on some pairs."""
+    config: StudyConfig, wanted: Mapping[str, Sequence[Patch]], pairs: list[AlignedPair]
+) -> tuple[list[Patch], list[AlignedPair]]:
+    """What is measured again exactly where precision is lower: some patches of all experiments, on some pairs."""
     draw = random.Random(config.seed)
-    everything = list(dict.fromkeys(site for sites in wanted.values() for site in sites))
-    sites = draw.sample(everything, min(_SAMPLED_SITES, len(everything)))
-    return sites, draw.sample(pairs, min(_SAMPLED_PAIRS, len(pairs)))
+    everything = list(dict.fromkeys(patch for patches in wanted.values() for patch in patches))
+    sample = draw.sample(everything, min(_SAMPLED_SITES, len(everything)))
+    return sample, draw.sample(pairs, min(_SAMPLED_PAIRS, len(pairs)))
+
+
+def _joint_sets(run: Run, config: StudyConfig) -> list[Joint]:
+    """The sets of the experiment `joint`; its heads are chosen once, and kept in the manifest."""
+    manifest, options, heads = run.manifest, config.experiments.joint, config.experiments.heads
+    assert options is not None
+    if not manifest.joint_heads:
+        names = options.heads
+        if names is None:
+            assert heads is not None  # the configuration has seen to it
+            chosen = strongest_heads(run.rows("heads"), config.direction, heads.regions, options.top)
+            names = tuple(map(head_name, chosen))
+        run.save_manifest(manifest.model_copy(update={"joint_heads": list(names)}))
+    return joint_sets([head_site(name) for name in run.manifest.joint_heads])
