@@ -51,7 +51,7 @@ _OfRow = Float64[np.ndarray, " row"]
 
 @dataclass(frozen=True)
 class Similarity:
-    """How alike two rankings are by one measure; NaN where the measure does not exist (constant, or too few sites)."""
+    """How alike two rankings are by one measure; NaN where it does not exist (effects all equal, or too few sites)."""
 
     measure: str
     value: Estimate
@@ -191,18 +191,17 @@ def similarities(one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"]
 
 
 def _similarities(one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"]) -> dict[str, _OfRow]:
-    n_sites = other.shape[1]
     places = [_places(effects, order) for effects, order in ((one, ties[0]), (other, ties[1]))]
     deeper = np.maximum(*places)  # a site is among the first d of both lists if this is below d
     ranks = [stats.rankdata(effects, axis=1) for effects in (one, other)]
     pairs = zip(np.broadcast_to(one, other.shape), other, strict=True)
+    of_places = {"overlap_10": _overlap(deeper, 10), "overlap_20": _overlap(deeper, 20), "rbo": _rbo(deeper)}
+    ranked = (np.ptp(one, axis=1) > 0) & (np.ptp(other, axis=1) > 0)  # effects that are all equal have no order
     return {
         "spearman": pearson(ranks[0], ranks[1]),
         "kendall": np.array([_kendall(*pair) for pair in pairs]),
         "pearson": pearson(one, other),
-        "overlap_10": _overlap(deeper, 10, n_sites),
-        "overlap_20": _overlap(deeper, 20, n_sites),
-        "rbo": _rbo(deeper),
+        **{name: np.where(ranked, values, np.nan) for name, values in of_places.items()},
     }
 
 
@@ -242,8 +241,8 @@ def _kendall(one: Float64[np.ndarray, " site"], other: Float64[np.ndarray, " sit
     return float(stats.kendalltau(one, other, method="asymptotic").statistic)
 
 
-def _overlap(deeper: Int[np.ndarray, "row site"], k: int, n_sites: int) -> _OfRow:
-    if n_sites <= k:  # then every list is the same
+def _overlap(deeper: Int[np.ndarray, "row site"], k: int) -> _OfRow:
+    if deeper.shape[1] <= k:  # then every list is the same
         return np.full(len(deeper), np.nan)
     shares: _OfRow = (deeper < k).sum(axis=1) / k
     return shares

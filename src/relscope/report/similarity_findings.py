@@ -83,6 +83,8 @@ def _finding(pair: PairOfRuns, found: MechanismSimilarity) -> Finding:
             f"{words.number(rbo.ceilings[1])} ({pair.other.letter})"
         )
     text += "."
+    if found.same_queries and way(rbo) > 1:
+        text += " Both runs rest on the same queries, whose noise they share and two halves do not."
     if rbo.in_layers is not None:
         more = "more alike than" if rbo.in_layers.p_value < LEVEL else "no more alike than"
         text += (

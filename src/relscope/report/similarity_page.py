@@ -182,8 +182,6 @@ def _matching(mechanisms: Mechanisms) -> list[str]:
             )
         if pair.found:
             same = all(found.same_queries for found in pair.found)
-            how = (
-                "rest on the same queries, resampled together" if same else "rest on different queries, resampled apart"
-            )
-            said.append(f"{both} {how}.")
+            how = "the same queries, resampled together" if same else "different queries, resampled apart"
+            said.append(f"{both} rest on {how}.")
     return said

@@ -21,9 +21,11 @@ from relscope.report.similarity_findings import scatter_words, set_name
 MOST_POINTS: Final = 1500
 """Points of one scatter plot: more are slow to draw. The strongest of either run are kept."""
 _NAMED: Final = 5
-_APART: Final = 0.12
+_APART: Final = 0.16
 """Share of the plot's side by which names must be apart in one direction at least."""
 _PER_LINE: Final = 3
+_ORDER: Final = ("rbo", *(measure for measure in MEASURES if measure != "rbo"))
+"""The paper's measure first."""
 
 
 def family_view(family: Family, mechanisms: Mechanisms, first: int, *, table: bool) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def family_view(family: Family, mechanisms: Mechanisms, first: int, *, table: bo
 
 
 def plot_maps(family: Family, mechanisms: Mechanisms, first: int) -> list[dict[str, Any]]:
-    """What the script needs to draw the maps of a family; those of one shape show each other's values when pointed at."""
+    """What the script needs to draw the maps of a family; those of one shape show each other's values."""
     panels = list(family.panels.items())
     identifiers = [f"map-{first + number}" for number in range(len(panels))]
     per_line = len(_lines(panels)[0])
@@ -122,7 +124,7 @@ def similarity_rows(pair: PairOfRuns) -> list[dict[str, Any]]:
                 "together": found.matched.together,
                 "n": f"{words.count(found.n_sites, noun)}; {pairs} of {queries}",
                 "incomplete": _incomplete(pair, found),
-                "cells": [_cell(found.of(measure), pair) for measure in MEASURES],
+                "cells": [_cell(found.of(measure)) for measure in _ORDER],
             }
         )
     return rows
@@ -130,10 +132,10 @@ def similarity_rows(pair: PairOfRuns) -> list[dict[str, Any]]:
 
 def measure_names() -> list[str]:
     """The measures, as they stand above the table."""
-    return [MEASURE_WORDS[measure] for measure in MEASURES]
+    return [MEASURE_WORDS[measure] for measure in _ORDER]
 
 
-def _cell(one: MeasuredSimilarity, pair: PairOfRuns) -> dict[str, Any]:
+def _cell(one: MeasuredSimilarity) -> dict[str, Any]:
     interval = words.interval(one.value.low, one.value.high)
     lines = []
     if np.isfinite(one.value.value):
@@ -142,7 +144,7 @@ def _cell(one: MeasuredSimilarity, pair: PairOfRuns) -> dict[str, Any]:
             lines.append(f"in layers {words.number(one.in_layers.mean)}, {p_words(one.in_layers.p_value)}")
         if np.isfinite(one.ceilings).any():
             first, second = (words.number(ceiling) for ceiling in one.ceilings)
-            lines.append(f"ceiling {first} {pair.one.letter}, {second} {pair.other.letter}")
+            lines.append(f"ceiling {first}, {second}")
     return {
         "value": words.number(one.value.value),
         "interval": "" if interval == words.MISSING else interval,
@@ -199,7 +201,7 @@ def _shown_names(shown: pd.DataFrame, names: list[str]) -> list[str]:
         apart = all(np.abs(at[i] - at[k]).max() > _APART for k in kept)
         if apart and len(kept) < _NAMED:
             kept.append(i)
-    return [names[i].partition(",")[0] if i in kept else "" for i in range(len(names))]
+    return [name if i in kept else "" for i, name in enumerate(names)]
 
 
 def _point_name(point: Mapping[Any, Any], *, by_depth: bool) -> str:
