@@ -1,4 +1,4 @@
-"""Sites of two runs meet where they are the same, models of two shapes meet by depth, and nothing is lost in silence."""
+"""Sites of two runs meet where they are the same, models of two shapes by depth, and nothing is lost in silence."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_sites_of_one_shape_meet_whatever_their_order() -> None:
 
 
 def test_layers_of_a_deeper_model_count_for_the_nearest_depth() -> None:
-    # of 4 layers, at depths 0, 1/3, 2/3 and 1, the first two are nearer to the first of 2 layers, the others to the last
+    # of 4 layers, at depths 0, 1/3, 2/3 and 1, two are nearer to the first of 2 layers, the others to the last
     shallow, deep = ((2, 1), (4, 1))
     one = run_of(sites_of(shallow, experiment="flow", component="attn_out"), np.array([[1.0], [2], [3], [4]]), shallow)
     effects = np.array([[1.0], [10], [-3], [20], [5], [30], [7], [-50]])  # query, last of layers 0 to 3

@@ -52,7 +52,7 @@ class SimilaritySummary:
     n_not_compared: int
 
 
-def build_similarity_report(runs: Sequence[str | Path], out: str | Path) -> SimilaritySummary:
+def build_similarity_report(runs: Sequence[str | Path], out: str | Path, n_resamples: int = 1000) -> SimilaritySummary:
     """Compare what runs found, every run with every other, and write report and tables into the folder `out`.
 
     The runs may still be growing, and are only read. The same runs give the same bytes.
@@ -60,6 +60,7 @@ def build_similarity_report(runs: Sequence[str | Path], out: str | Path) -> Simi
     Args:
         runs: two or more folders of `relscope run`.
         out: a new or empty folder, or one that holds an earlier comparison of runs, which is replaced.
+        n_resamples: of the queries, for the intervals, and so many relabellings of the sites, for what chance gives.
 
     Raises:
         InputError: a folder is no run, or is given twice; no two runs have an experiment, direction and component in
@@ -68,7 +69,7 @@ def build_similarity_report(runs: Sequence[str | Path], out: str | Path) -> Simi
     """
     directory = Path(out)
     _refuse_foreign_folder(directory)
-    mechanisms = compare_runs(read_runs(runs))
+    mechanisms = compare_runs(read_runs(runs), n_resamples)
     make_folder(directory)
     write_whole(directory / TABLE_NAME, similarity_table(mechanisms.pairs).to_csv(index=False).encode())
     text = json.dumps(_as_json(mechanisms), ensure_ascii=False, allow_nan=False, indent=1)

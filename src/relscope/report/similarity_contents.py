@@ -81,15 +81,19 @@ class Mechanisms:
         return next(run.name for run in self.runs if run.letter == letter)
 
 
-def compare_runs(runs: Sequence[ComparedRun]) -> Mechanisms:
+def compare_runs(runs: Sequence[ComparedRun], n_resamples: int = 1000) -> Mechanisms:
     """Compute everything the report shows: every pair of runs.
+
+    Args:
+        runs: two or more.
+        n_resamples: of the queries, and so many relabellings of the sites.
 
     Raises:
         InputError: no two of the runs have anything in common that could be compared, or rows and manifest of one
             do not belong together.
     """
     effects = {run.letter: run.effects() for run in runs}
-    pairs = tuple(_pair(one, other, effects) for one, other in combinations(runs, 2))
+    pairs = tuple(_pair(one, other, effects, n_resamples) for one, other in combinations(runs, 2))
     if not any(pair.found for pair in pairs):
         problem = next((pair for pair in pairs if pair.problem), None)
         if problem is not None:
@@ -159,9 +163,11 @@ def not_compared(pairs: Sequence[PairOfRuns]) -> list[dict[str, Any]]:
     return found
 
 
-def _pair(one: ComparedRun, other: ComparedRun, effects: Mapping[str, RunEffects]) -> PairOfRuns:
+def _pair(one: ComparedRun, other: ComparedRun, effects: Mapping[str, RunEffects], n_resamples: int) -> PairOfRuns:
     try:
-        found, unmatched = mechanism_similarity(effects[one.letter], effects[other.letter], confidence=CONFIDENCE)
+        found, unmatched = mechanism_similarity(
+            effects[one.letter], effects[other.letter], n_resamples=n_resamples, confidence=CONFIDENCE
+        )
     except InputError as error:  # the other pairs of runs may have something in common
         return PairOfRuns(one, other, (), (), str(error))
     return PairOfRuns(one, other, tuple(found), tuple(unmatched))

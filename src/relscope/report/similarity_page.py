@@ -150,7 +150,8 @@ def _facts(mechanisms: Mechanisms) -> dict[str, list[tuple[str, list[str]]]]:
     for run in mechanisms.runs:
         directions = sorted(str(name) for name in run.rows["direction"].dropna().unique())
         known = facts.facts(run.manifest, directions, facts.asked_experiments(run.manifest))
-        columns.append({"Folder": str(run.directory), **dict(known)})
+        instruction = str(facts.lookup(run.manifest.identity, "prompt.instruction") or words.MISSING)
+        columns.append({"Folder": str(run.directory), **dict(known), "Instruction": instruction})
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name, [column.get(name, words.MISSING) for column in columns]) for name in names]
     return {

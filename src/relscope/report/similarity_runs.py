@@ -126,7 +126,6 @@ _TELLING: Final[tuple[Callable[[Manifest], str], ...]] = (
     _data,
     _said("", "prompt.format"),
     _said("", "prompt.order"),
-    _said("instruction: ", "prompt.instruction"),
     _said("", "config.direction"),
     _said("negatives: ", "config.negatives.kind"),
     _said("filter: ", "config.filter"),

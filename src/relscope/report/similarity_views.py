@@ -21,8 +21,8 @@ from relscope.report.similarity_findings import scatter_words, set_name
 MOST_POINTS: Final = 1500
 """Points of one scatter plot: more are slow to draw. The strongest of either run are kept."""
 _NAMED: Final = 5
-_APART: Final = 0.16
-"""Share of the plot's side by which names must be apart in one direction at least."""
+_APART: Final = (0.26, 0.08)
+"""Shares of the plot's width and height by one of which names must be apart: a name is wider than high."""
 _PER_LINE: Final = 3
 _ORDER: Final = ("rbo", *(measure for measure in MEASURES if measure != "rbo"))
 """The paper's measure first."""
@@ -198,7 +198,7 @@ def _shown_names(shown: pd.DataFrame, names: list[str]) -> list[str]:
     at = np.column_stack([shown["one"] / spans[0], shown["other"] / spans[1]])
     kept: list[int] = []
     for i in range(min(len(shown), 4 * _NAMED)):
-        apart = all(np.abs(at[i] - at[k]).max() > _APART for k in kept)
+        apart = all((np.abs(at[i] - at[k]) > _APART).any() for k in kept)
         if apart and len(kept) < _NAMED:
             kept.append(i)
     return [name if i in kept else "" for i, name in enumerate(names)]
@@ -210,7 +210,7 @@ def _point_name(point: Mapping[Any, Any], *, by_depth: bool) -> str:
         return f"depth {layer}, {point['place']}"
     if pd.notna(point["head"]):
         return f"{words.head_name(layer, int(point['head']))}, {point['place']}"
-    return f"layer {layer}, {point['place']}"
+    return f"L{layer}, {point['place']}"
 
 
 def quantity_words(quantity: Quantity) -> str:

@@ -200,7 +200,7 @@
     const trace = {
       type: "scatter", mode: "markers+text", x: plot.x, y: plot.y, cliponaxis: false,
       text: plot.shown_names.map(escape), textposition: "top center", textfont: { size: 11.5, color: colour("ink") },
-      marker: { size: 6, opacity: 0.8, color: plot.layer, cmin: 0, cmax: Math.max(1, plot.n_layers - 1), colorscale: data.layer_colours.map((c, i) => [i / (data.layer_colours.length - 1), c]), line: { width: 0.5, color: colour("paper") } },
+      marker: { size: 6, opacity: 0.8, color: plot.layer, cmin: 0, cmax: Math.max(1, plot.n_layers - 1), colorscale: data.layer_colours.map((c, i) => [i / (data.layer_colours.length - 1), c]), line: { width: 0.5, color: colour("muted") } },
       hovertext: plot.names.map((name, i) => "<b>" + escape(name) + "</b><br>" + one + ": " + fixed(plot.x[i], plot.decimals) + " logits<br>" + other + ": " + fixed(plot.y[i], plot.decimals) + " logits"),
       hovertemplate: "%{hovertext}<extra></extra>",
     };
