@@ -73,9 +73,9 @@ def _finding(pair: PairOfRuns, found: MechanismSimilarity) -> Finding:
         return Finding(f"{what}: nothing to compare", "All effects of one of the runs are equal there.")
     noun = "depth" if found.matched.by == "depth" else "site"
     text = (
-        f"RBO is {estimate(rbo.value, 2)} and Spearman's correlation {estimate(rank.value, 2)} over "
-        f"{words.count(found.n_sites, noun)}; sites relabelled at random would give an RBO of "
-        f"{words.number(rbo.chance.mean)} ({p_words(rbo.chance.p_value)})"
+        f"RBO is {estimate(rbo.value, 2)} and Spearman's correlation {estimate(rank.value, 2)} "
+        f"({p_words(rank.chance.p_value)}) over {words.count(found.n_sites, noun)}; sites "
+        f"relabelled at random would give an RBO of {words.number(rbo.chance.mean)} ({p_words(rbo.chance.p_value)})"
     )
     if np.isfinite(rbo.ceilings).all():
         text += (
@@ -91,11 +91,13 @@ def _finding(pair: PairOfRuns, found: MechanismSimilarity) -> Finding:
             f" Within layers the same heads are {more} by chance: relabelled there they would give "
             f"{words.number(rbo.in_layers.mean)} ({p_words(rbo.in_layers.p_value)})."
         )
-    return Finding(f"{what}: {_judgement(rbo)}", text)
+    return Finding(f"{what}: {_judgement(rbo, rank)}", text)
 
 
-def _judgement(rbo: MeasuredSimilarity) -> str:
+def _judgement(rbo: MeasuredSimilarity, rank: MeasuredSimilarity) -> str:
     if rbo.chance.p_value >= LEVEL:
+        if rank.chance.p_value < LEVEL:
+            return "the whole order is more alike than by chance, the strongest are not"
         return "no more alike than by chance"
     share = way(rbo)
     if not math.isfinite(share):
