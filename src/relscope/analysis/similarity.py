@@ -13,7 +13,7 @@ two rankings are compared on the same pairs:
   of which the first ten depths carry some 86 %.
 
 Sites of equal |effect| (a patch that cannot change anything) are put in a random order of each model's own: an order
-that both share would look like agreement.
+that both share would look like agreement. Effects that are all equal have no order, and no measure.
 
 Intervals: percentile bootstrap over queries, the same resamples for both models. A resampled ranking is noisier
 than the measured one, so that an interval may lie below its value. `p_value`: share of random relabellings of
