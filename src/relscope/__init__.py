@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from relscope.interventions import Joint, Site, Transfer, all_sites, patch_pair, patch_pairs, transfer_pair
     from relscope.models import check_contract, load_judge, load_judges
     from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
-    from relscope.report import build_comparison_report, build_report
+    from relscope.report import build_comparison_report, build_report, build_similarity_report
     from relscope.results import open_run
     from relscope.study import StudyConfig, compare_models, evaluate, judge_pairs, plan_study, run_study
     from relscope.tuning import TuneConfig, tune
@@ -42,6 +42,7 @@ _ROOM_OF = {
     "align_all": "prompts",
     "build_comparison_report": "report",
     "build_report": "report",
+    "build_similarity_report": "report",
     "open_run": "results",
     "StudyConfig": "study",
     "compare_models": "study",
@@ -67,6 +68,7 @@ __all__ = [
     "all_sites",
     "build_comparison_report",
     "build_report",
+    "build_similarity_report",
     "check_contract",
     "compare_models",
     "evaluate",

@@ -23,6 +23,8 @@ from relscope.analysis.differences import (
 from relscope.analysis.effects import EFFECT_COLUMNS, TINY_GAP, site_effects
 from relscope.analysis.heads import top_heads
 from relscope.analysis.intervals import Estimate, bootstrap_weights, percentile_interval
+from relscope.analysis.matching import Matched, RunEffects, Unmatched, match_runs
+from relscope.analysis.mechanisms import MeasuredSimilarity, MechanismSimilarity, mechanism_similarity
 from relscope.analysis.precision import PrecisionError, precision_error
 from relscope.analysis.quality import JudgeQuality, judge_quality
 from relscope.analysis.significance import (
@@ -36,7 +38,7 @@ from relscope.analysis.significance import (
     significance_limits,
     smallest_p_value,
 )
-from relscope.analysis.similarity import MEASURES, Similarity, rank_similarity
+from relscope.analysis.similarity import MEASURES, RBO_P, Chance, Similarity, rank_similarity
 from relscope.analysis.stability import Stability, split_half_stability
 
 __all__ = [
@@ -47,20 +49,29 @@ __all__ = [
     "MEASURES",
     "MOST_Q",
     "N_FLIPS",
+    "RBO_P",
     "TINY_GAP",
     "WEIGHT_CHANGE_COLUMNS",
+    "Chance",
     "Estimate",
     "JudgeQuality",
+    "Matched",
+    "MeasuredSimilarity",
+    "MechanismSimilarity",
     "MoveCorrelation",
     "PrecisionError",
+    "RunEffects",
     "SignificanceLimit",
     "Similarity",
     "Stability",
+    "Unmatched",
     "bootstrap_weights",
     "effect_differences",
     "head_moves",
     "important_sites",
     "judge_quality",
+    "match_runs",
+    "mechanism_similarity",
     "move_correlations",
     "moved_and_matters",
     "part_moves",

@@ -13,13 +13,13 @@ two rankings are compared on the same pairs:
   of which the first ten depths carry some 86 %.
 
 Sites of equal |effect| (a patch that cannot change anything) are put in a random order of each model's own: an order
-that both share would look like agreement.
+that both share would look like agreement. Effects that are all equal have no order, and no measure.
 
 Intervals: percentile bootstrap over queries, the same resamples for both models. A resampled ranking is noisier
 than the measured one, so that an interval may lie below its value. `p_value`: share of random relabellings of
 the sites of one model that are at least as similar; `by_chance`: their mean.
 
-Cost: no forward pass; O(n log n) a resample and a relabelling for n sites.
+Cost: no forward pass; O(n log n) a resample and a relabelling for n sites, Kendall's tau included: some 5 ms for 5,120.
 """
 
 from __future__ import annotations
@@ -42,13 +42,16 @@ RBO_P: Final = 0.9
 LEAST_SITES: Final = 3
 """Fewer sites than this have no ranking to speak of."""
 
-_Effects = Float64[np.ndarray, "row site"]
+_MOST_CELLS = 2_000_000
+"""Float64 cells of one chunk of rows, of which some ten copies are needed to rank them: 160 MB."""
+
+_Effects = Float64[np.ndarray, "#row site"]  # one row stands beside every row of the other
 _OfRow = Float64[np.ndarray, " row"]
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """How alike two rankings are by one measure; NaN where the measure does not exist (constant, or too few sites)."""
+    """How alike two rankings are by one measure; NaN where it does not exist (effects all equal, or too few sites)."""
 
     measure: str
     value: Estimate
@@ -57,6 +60,19 @@ class Similarity:
     n_sites: int
     n_pairs: int
     n_queries: int
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What chance gives.
+
+    Attributes:
+        mean: mean similarity over random relabellings of the sites.
+        p_value: the share of them that are at least as similar as what was measured, which counts as one of them.
+    """
+
+    mean: float
+    p_value: float
 
 
 def rank_similarity(
@@ -92,53 +108,100 @@ def rank_similarity(
     if n_sites < LEAST_SITES or n_pairs == 0:
         return []
     generator = np.random.default_rng(seed)
-    ties = np.stack([generator.permutation(n_sites) for _ in range(2)])
+    ties = random_ties(n_sites, generator)
     base, tuned = (np.abs(m.mean(axis=1))[None] for m in (paired.effect_base, paired.effect_tuned))
-    values = similarities(base, tuned, ties)
-    relabelled = np.stack([tuned[0][generator.permutation(n_sites)] for _ in range(n_resamples)])
-    by_chance = similarities(np.repeat(base, n_resamples, axis=0), relabelled, ties)
+    values = {measure: float(found[0]) for measure, found in similarities(base, tuned, ties).items()}
+    null = chances(base, tuned, ties, relabellings(np.zeros(n_sites, dtype=np.intp), n_resamples, generator))
     resampled = _resampled(paired, n_resamples, seed, ties)
-    found = []
-    for measure in MEASURES:
-        value, null = float(values[measure][0]), by_chance[measure]
-        low = high = float("nan")
-        if resampled is not None and np.isfinite(resampled[measure]).all():
-            low, high = (float(end) for end in percentile_interval(resampled[measure], confidence))
-        # one more on both sides: the measured labelling is one of those that chance could have given
-        p_value = (1 + int((null >= value - 1e-12).sum())) / (1 + n_resamples) if np.isfinite(value) else float("nan")
-        found.append(
-            Similarity(
-                measure,
-                Estimate(value, low, high),
-                float(null.mean()) if np.isfinite(value) else float("nan"),
-                p_value,
-                n_sites,
-                n_pairs,
-                len(set(paired.query_ids)),
-            )
+    return [
+        Similarity(
+            measure,
+            Estimate(values[measure], *interval_of(None if resampled is None else resampled[measure], confidence)),
+            null[measure].mean,
+            null[measure].p_value,
+            n_sites,
+            n_pairs,
+            len(set(paired.query_ids)),
         )
+        for measure in MEASURES
+    ]
+
+
+def random_ties(n_sites: int, generator: np.random.Generator) -> Int[np.ndarray, "2 site"]:
+    """The order in which each of two rankings takes sites of equal |effect|."""
+    return np.stack([generator.permutation(n_sites) for _ in range(2)])
+
+
+def relabellings(
+    strata: Int[np.ndarray, " site"], n_relabellings: int, generator: np.random.Generator
+) -> Int[np.ndarray, "relabelling site"]:
+    """Random permutations of the sites; each site changes places only with sites of its own stratum."""
+    _, stratum = np.unique(strata, return_inverse=True)
+    in_order = np.argsort(stratum, kind="stable")
+    shuffled = np.argsort(stratum + generator.random((n_relabellings, len(strata))), axis=1)
+    permutations = np.empty_like(shuffled)
+    permutations[:, in_order] = shuffled
+    return permutations
+
+
+def chances(
+    one: Float64[np.ndarray, "1 site"],
+    other: Float64[np.ndarray, "1 site"],
+    ties: Int[np.ndarray, "2 site"],
+    permutations: Int[np.ndarray, "relabelling site"],
+) -> dict[str, Chance]:
+    """How alike the two are when the sites of `other` are relabelled, by every measure of MEASURES."""
+    values = similarities(one, other, ties)
+    relabelled = similarities(one, other[0][permutations], ties)
+    found = {}
+    for measure in MEASURES:
+        value, null = float(values[measure][0]), relabelled[measure]
+        if not np.isfinite(value):
+            found[measure] = Chance(float("nan"), float("nan"))
+            continue
+        # one more on both sides: the measured labelling is one of those that chance could have given
+        p_value = (1 + int((null >= value - 1e-12).sum())) / (1 + len(null))
+        found[measure] = Chance(float(null.mean()), p_value)
     return found
 
 
-def similarities(base: _Effects, tuned: _Effects, ties: Int[np.ndarray, "2 site"]) -> dict[str, _OfRow]:
+def interval_of(resampled: _OfRow | None, confidence: float) -> tuple[float, float]:
+    """The percentile interval of a resampled measure; NaN where there are no resamples, or the measure lacks in one."""
+    if resampled is None or not np.isfinite(resampled).all():
+        return float("nan"), float("nan")
+    low, high = percentile_interval(resampled, confidence)
+    return float(low), float(high)
+
+
+def similarities(one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"]) -> dict[str, _OfRow]:
     """Every measure of MEASURES for each row of |effects|.
 
     Args:
-        base: |effect| of each site in the base model; larger is stronger.
-        tuned: the same in the tuned model.
-        ties: for each model, the order in which sites of equal |effect| are ranked.
+        one: |effect| of each site in one model or run; larger is stronger. A single row is compared with every row of
+            `other`.
+        other: the same in the other one.
+        ties: for each of them, the order in which sites of equal |effect| are ranked.
     """
-    n_sites = base.shape[1]
-    places = [_places(effects, order) for effects, order in ((base, ties[0]), (tuned, ties[1]))]
+    step = max(1, _MOST_CELLS // other.shape[1])
+    parts = []
+    for start in range(0, len(other), step):
+        chunk = slice(start, start + step)
+        parts.append(_similarities(one if len(one) == 1 else one[chunk], other[chunk], ties))
+    return {measure: np.concatenate([part[measure] for part in parts]) for measure in MEASURES}
+
+
+def _similarities(one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"]) -> dict[str, _OfRow]:
+    places = [_places(effects, order) for effects, order in ((one, ties[0]), (other, ties[1]))]
     deeper = np.maximum(*places)  # a site is among the first d of both lists if this is below d
-    ranks = [stats.rankdata(effects, axis=1) for effects in (base, tuned)]
+    ranks = [stats.rankdata(effects, axis=1) for effects in (one, other)]
+    pairs = zip(np.broadcast_to(one, other.shape), other, strict=True)
+    of_places = {"overlap_10": _overlap(deeper, 10), "overlap_20": _overlap(deeper, 20), "rbo": _rbo(deeper)}
+    ranked = (np.ptp(one, axis=1) > 0) & (np.ptp(other, axis=1) > 0)  # effects that are all equal have no order
     return {
         "spearman": pearson(ranks[0], ranks[1]),
-        "kendall": np.array([_kendall(one, other) for one, other in zip(base, tuned, strict=True)]),
-        "pearson": pearson(base, tuned),
-        "overlap_10": _overlap(deeper, 10, n_sites),
-        "overlap_20": _overlap(deeper, 20, n_sites),
-        "rbo": _rbo(deeper),
+        "kendall": np.array([_kendall(*pair) for pair in pairs]),
+        "pearson": pearson(one, other),
+        **{name: np.where(ranked, values, np.nan) for name, values in of_places.items()},
     }
 
 
@@ -151,7 +214,7 @@ def pearson(one: _Effects, other: _Effects) -> _OfRow:
     """Pearson's correlation of each row; NaN where a row is constant."""
     one, other = (values - values.mean(axis=1, keepdims=True) for values in (one, other))
     scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    correlation: _OfRow = np.divide((one * other).sum(axis=1), scale, out=np.full(len(one), np.nan), where=scale > 0)
+    correlation: _OfRow = np.divide((one * other).sum(axis=1), scale, out=np.full(len(scale), np.nan), where=scale > 0)
     return correlation
 
 
@@ -178,8 +241,8 @@ def _kendall(one: Float64[np.ndarray, " site"], other: Float64[np.ndarray, " sit
     return float(stats.kendalltau(one, other, method="asymptotic").statistic)
 
 
-def _overlap(deeper: Int[np.ndarray, "row site"], k: int, n_sites: int) -> _OfRow:
-    if n_sites <= k:  # then every list is the same
+def _overlap(deeper: Int[np.ndarray, "row site"], k: int) -> _OfRow:
+    if deeper.shape[1] <= k:  # then every list is the same
         return np.full(len(deeper), np.nan)
     shares: _OfRow = (deeper < k).sum(axis=1) / k
     return shares

@@ -20,7 +20,7 @@ Cost: no forward pass; O(n log n) a division for n sites.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,7 @@ def split_half_stability(
         n_queries = len(set(query_ids))
         of_ranks, of_values = _NONE, _NONE
         if n_queries >= 2 and len(sites) >= LEAST_SITES:
-            halves = _half_shares(query_ids, n_splits, seed)
+            halves = half_shares(query_ids, n_splits, seed)
             of_ranks, of_values = (_summary(r, confidence) for r in _correlations(effects[:, complete], *halves))
         found.append(
             Stability(str(experiment), str(direction), of_ranks, of_values, len(sites), int(complete.sum()), n_queries)
@@ -103,8 +103,8 @@ def split_half_stability(
     return found
 
 
-def _half_shares(
-    query_ids: list[str], n_splits: int, seed: int
+def half_shares(
+    query_ids: Sequence[str], n_splits: int, seed: int
 ) -> tuple[Float64[np.ndarray, "pair split"], Float64[np.ndarray, "pair split"]]:
     """Weights whose product with pairs is the mean of the first half of the queries, and that of the second half."""
     queries, query = np.unique(np.asarray(query_ids, dtype=str), return_inverse=True)

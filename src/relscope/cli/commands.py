@@ -253,6 +253,23 @@ def compare_models(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of two or more runs.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the report; an earlier comparison is replaced.")
+    ] = None,
+) -> None:
+    """Do runs find the same mechanism, across prompts, orders, data and models? Reads run folders; writes a report."""
+    folder = out or Path("runs") / _similarity_name(runs)
+    from relscope.cli.show import OUT, print_similarity
+    from relscope.report import build_similarity_report
+
+    summary = build_similarity_report(runs, folder)
+    print_similarity(summary)
+    OUT.print(f"report: {summary.report}")
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a comparison.")]) -> None:
     """Rebuild the report of a run, or of a comparison, from its rows alone."""
     from relscope.report import build_comparison_report, build_report, is_comparison
@@ -274,6 +291,12 @@ def _folder_name(config: StudyConfig, models: str | None = None) -> str:
     data = config.data.removeprefix("ir_datasets:") if config.data.startswith("ir_datasets:") else _name(config.data)
     parts = (models or _name(config.model), data, config.prompt.format, config.prompt.order)
     return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
+
+
+def _similarity_name(runs: list[Path]) -> str:
+    """The first two runs by their folders, and how many more."""
+    named = "-and-".join(re.sub(r"[^A-Za-z0-9.]+", "-", _name(str(run))).strip("-") for run in runs[:2])
+    return f"similarity-{named}" + (f"-and-{len(runs) - 2}-more" if len(runs) > 2 else "")
 
 
 def _name(source: str) -> str:

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from relscope.report import ComparisonSummary
+    from relscope.report import ComparisonSummary, SimilaritySummary
     from relscope.study import Judgement, ModelCheck, Plan, StudyConfig
 
 # In a file or a pipe there is no window to fit: a line is as long as it needs to be.
@@ -195,6 +195,41 @@ def print_comparison(summary: ComparisonSummary) -> None:
             )
         OUT.print(table)
         OUT.print()
+
+
+_SIMILARITIES = (("rbo", "RBO"), ("spearman", "Spearman"), ("kendall", "Kendall"), ("pearson", "Pearson"))
+
+
+def print_similarity(summary: SimilaritySummary) -> None:
+    """The runs, how alike each two of them are, and what to know first."""
+    for run in summary.runs:
+        OUT.print(escape(run))
+    OUT.print()
+    table = Table("runs", "sites", *(name for _, name in _SIMILARITIES), box=None, pad_edge=False)
+    for name in ("overlap at 10", "RBO by chance", "RBO, ceiling"):
+        table.add_column(name, justify="right")
+    for row in summary.table.to_dict("records"):
+        values = [_shown_similarity(row, measure) for measure, _ in _SIMILARITIES]
+        others = [row["overlap_10"], row["rbo_by_chance"], row["rbo_ceiling"]]
+        table.add_row(
+            f"{row['run_one']}, {row['run_other']}", escape(row["sites"]), *values,
+            *("-" if math.isnan(value) else f"{value:.2f}" for value in others),
+        )  # fmt: skip
+    OUT.print(table)
+    OUT.print("95 % intervals over queries (bootstrap); the ceiling is the lower one of two halves of one run\n")
+    for finding in summary.findings:
+        OUT.print(escape(finding))
+    if summary.n_not_compared:
+        OUT.print(f"not compared: {summary.n_not_compared} sets of sites, listed in the report with the reason")
+    for caveat in summary.caveats:
+        ERR.print(f"[yellow]warning:[/yellow] {escape(caveat)}")
+
+
+def _shown_similarity(row: dict[Any, Any], measure: str) -> str:
+    value, low, high = row[measure], row[f"{measure}_low"], row[f"{measure}_high"]
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2f}" if math.isnan(low) else f"{value:.2f} \\[{low:.2f}, {high:.2f}]"
 
 
 def print_check(check: ModelCheck) -> None:

@@ -3,12 +3,15 @@
 from relscope.report.build import build_report
 from relscope.report.comparison import Carrier, ComparisonSummary, build_comparison_report, summarize_comparison
 from relscope.report.comparison_folder import is_comparison
+from relscope.report.similarity import SimilaritySummary, build_similarity_report
 
 __all__ = [
     "Carrier",
     "ComparisonSummary",
+    "SimilaritySummary",
     "build_comparison_report",
     "build_report",
+    "build_similarity_report",
     "is_comparison",
     "summarize_comparison",
 ]

@@ -32,7 +32,7 @@ _RENAMED: Final = {
 class Family:
     """Maps of the same sites, one for each panel. `limits[panel][quantity]` ends the panel's colour scale."""
 
-    group: str  # "effects" or "transfer"
+    group: str  # "effects" or "transfer", or "runs" where whole runs stand beside each other
     kind: str  # "flow" or "heads"
     name: str  # the component, or the heads' region
     direction: str
@@ -47,7 +47,7 @@ def difference_families(differences: pd.DataFrame) -> list[Family]:
         renamed = {f"{old}{end}": f"{new}{end}" for old, new in ((effect, "effect"), (ie, "ie")) for end in _ENDS}
         kept = differences[["experiment", "component", "layer", "head", "region", "direction", "n_pairs", "n_queries"]]
         panels[panel] = kept.join(differences[list(renamed)].rename(columns=renamed))
-    return _families("effects", panels)
+    return families_of("effects", panels)
 
 
 def transfer_families(effects: Mapping[str, pd.DataFrame]) -> list[Family]:
@@ -56,13 +56,14 @@ def transfer_families(effects: Mapping[str, pd.DataFrame]) -> list[Family]:
         panel: frame.assign(experiment=frame["experiment"].str.removeprefix("transfer_"))
         for panel, frame in effects.items()
     }
-    return _families("transfer", panels)
+    return families_of("transfer", panels)
 
 
 _ENDS = ("", "_low", "_high")
 
 
-def _families(group: str, panels: Mapping[str, pd.DataFrame]) -> list[Family]:
+def families_of(group: str, panels: Mapping[str, pd.DataFrame]) -> list[Family]:
+    """The maps of each component and each head region, one for each panel; `panels` are tables with CELLS."""
     families = []
     for kind, make in (("flow", flow_maps), ("heads", head_maps)):
         of_panel = {panel: {(m.name, m.direction): m for m in make(frame, CELLS)} for panel, frame in panels.items()}

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from relscope.analysis import regions
+
 MISSING = "–"
 MINUS = "−"
 
-BASE_REGIONS = ("query", "document", "document_a", "document_b", "instruction", "last", "all", "other")
+region_key = regions.region_key
+disjoint = regions.disjoint
 
 COMPONENTS = {
     "attn_out": "Attention output",
@@ -31,23 +34,6 @@ REASONS = {
     "alignment": "while aligning clean with corrupted",
     "filter": "by the filter on the verdict",
 }
-
-
-def region_key(region: str) -> tuple[int, int, str]:
-    """Sort key: whole regions in the order of the prompt's vocabulary, then their first and last tokens."""
-    base, _, part = region.partition(".")
-    place = BASE_REGIONS.index(base) if base in BASE_REGIONS else len(BASE_REGIONS)
-    return (1 if part else 0, place, region)
-
-
-def disjoint(regions: Iterable[str]) -> tuple[str, ...]:
-    """Those of `regions` that share no token, in reading order: what may be compared for the largest effect.
-
-    `all` holds every other region, `document` both documents of a pairwise prompt, `query` holds `query.first`.
-    """
-    measured = set(regions)
-    overlapping = {"all"} | ({"document_a", "document_b"} if "document" in measured else set())
-    return tuple(r for r in BASE_REGIONS if r in measured - overlapping)
 
 
 def number(value: float | None, decimals: int = 2) -> str:

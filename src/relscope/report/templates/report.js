@@ -1,4 +1,4 @@
-// Draws the maps, the verdicts and (in a comparison) the scatter plots from the numbers in #plot-data, and unpacks the
+// Draws the maps, the verdicts and (in comparisons) the scatter plots from the numbers in #plot-data, and unpacks the
 // files the page carries.
 (function () {
   "use strict";
@@ -193,8 +193,31 @@
     return Plotly.react(node, [trace], layout, config);
   }
 
+  // One run's sites against another's: equal effects on a rising line, whatever the scales.
+  function drawSites(plot) {
+    const node = document.getElementById(plot.id);
+    const [one, other] = plot.letters;
+    const trace = {
+      type: "scatter", mode: "markers+text", x: plot.x, y: plot.y, cliponaxis: false,
+      text: plot.shown_names.map(escape), textposition: "top center", textfont: { size: 11.5, color: colour("ink") },
+      marker: { size: 6, opacity: 0.8, color: plot.layer, cmin: 0, cmax: Math.max(1, plot.n_layers - 1), colorscale: data.layer_colours.map((c, i) => [i / (data.layer_colours.length - 1), c]), line: { width: 0.5, color: colour("muted") } },
+      hovertext: plot.names.map((name, i) => "<b>" + escape(name) + "</b><br>" + one + ": " + fixed(plot.x[i], plot.decimals) + " logits<br>" + other + ": " + fixed(plot.y[i], plot.decimals) + " logits"),
+      hovertemplate: "%{hovertext}<extra></extra>",
+    };
+    const layout = baseLayout(widthOf(node), 320, { l: 58, r: 26, t: 12, b: 46 });
+    const axis = { fixedrange: true, zerolinecolor: colour("muted"), gridcolor: colour("line"), nticks: 6 };
+    const range = (values) => {
+      const low = Math.min(0, ...values), high = Math.max(0, ...values), room = (high - low || 1) * 0.08;
+      return [low - room, high + 1.4 * room];
+    };
+    layout.hovermode = "closest";
+    layout.xaxis = { ...axis, title: { text: plot.x_title, standoff: 8 }, range: range(plot.x) };
+    layout.yaxis = { ...axis, title: { text: plot.y_title, standoff: 8 }, range: range(plot.y) };
+    return Plotly.react(node, [trace], layout, config);
+  }
+
   function draw() {
-    const drawn = data.maps.map(drawMap).concat((data.scatters || []).map(drawScatter));
+    const drawn = data.maps.map(drawMap).concat((data.scatters || []).map(drawScatter), (data.site_scatters || []).map(drawSites));
     if (data.verdicts) drawn.push(drawVerdicts(data.verdicts));
     return Promise.all(drawn).then(() => { root.dataset.plots = "drawn"; });
   }

@@ -1,0 +1,108 @@
+"""What do two runs have in common, in a sentence? Computed from the measures, never canned.
+
+The words follow the way from chance to the ceiling that RBO goes: (RBO - chance) / (ceiling - chance), with the lower
+ceiling of the two runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from relscope.analysis import MeasuredSimilarity, MechanismSimilarity
+from relscope.report import words
+from relscope.report.comparison_findings import p_words
+from relscope.report.findings import Finding, estimate, place
+from relscope.report.similarity_contents import Mechanisms, PairOfRuns
+
+LEVEL: Final = 0.05
+LARGELY: Final = 2 / 3
+"""From this share of the way on the runs are said to be largely alike."""
+TOP: Final = 10
+
+
+def findings(mechanisms: Mechanisms) -> list[Finding]:
+    """For each pair of runs and each component: how alike, against chance and against one run with itself."""
+    return [_finding(pair, found) for pair in mechanisms.pairs for found in pair.headline]
+
+
+def set_name(found: MechanismSimilarity) -> str:
+    """`attn_out over query, document and last`, `heads (z) at the last token`."""
+    matched = found.matched
+    what = f"heads ({matched.component})" if matched.targets["head"].notna().any() else matched.component
+    if matched.by == "depth" and matched.component == "z":
+        what = "heads (z), by depth"
+    elif matched.by == "depth":
+        what += ", by depth"
+    many = matched.together and "<-" in matched.places[0]
+    where = f"over {len(matched.places)} edges" if many else f"over {words.listing(matched.places)}"
+    return f"{what} {where if matched.together else place(matched.places[0])}"
+
+
+def way(one: MeasuredSimilarity) -> float:
+    """How far from chance (0) to the lower ceiling (1) a similarity is; NaN where the two are not apart."""
+    ceiling = min(one.ceilings)
+    if not ceiling > one.chance.mean:
+        return math.nan
+    return (one.value.value - one.chance.mean) / (ceiling - one.chance.mean)
+
+
+def scatter_words(found: MechanismSimilarity, names: tuple[str, str]) -> str:
+    """What the strongest sites of both runs have in common."""
+    points = found.points
+    sizes = [points[column].abs().to_numpy(dtype=np.float64) for column in ("one", "other")]
+    n = min(TOP, len(points) // 2)
+    tops = [set(np.argsort(-size, kind="stable")[:n].tolist()) for size in sizes]
+    common = sorted(tops[0] & tops[1])
+    noun = "depths" if found.matched.by == "depth" else "sites"
+    text = f"Of the {n} strongest {noun} of {names[0]} and of {names[1]}, {len(common)} are the same"
+    if common and found.matched.by == "site":
+        opposite = int((points["one"] * points["other"] < 0).to_numpy()[common].sum())
+        text += f"; {opposite} of these have opposite signs" if opposite else ", all with the same sign in both"
+    return text + "."
+
+
+def _finding(pair: PairOfRuns, found: MechanismSimilarity) -> Finding:
+    rbo, rank = found.of("rbo"), found.of("spearman")
+    what = f"{pair.one.letter} and {pair.other.letter}, {set_name(found)}"
+    if found.matched.direction != "denoise":
+        what += f" ({found.matched.direction})"
+    if not np.isfinite(rank.value.value):
+        return Finding(f"{what}: nothing to compare", "All effects of one of the runs are equal there.")
+    noun = "depth" if found.matched.by == "depth" else "site"
+    text = (
+        f"RBO is {estimate(rbo.value, 2)} and Spearman's correlation {estimate(rank.value, 2)} "
+        f"({p_words(rank.chance.p_value)}) over {words.count(found.n_sites, noun)}; sites "
+        f"relabelled at random would give an RBO of {words.number(rbo.chance.mean)} ({p_words(rbo.chance.p_value)})"
+    )
+    if np.isfinite(rbo.ceilings).all():
+        text += (
+            f", and two halves of one run reach {words.number(rbo.ceilings[0])} ({pair.one.letter}) and "
+            f"{words.number(rbo.ceilings[1])} ({pair.other.letter})"
+        )
+    text += "."
+    if found.same_queries and way(rbo) > 1:
+        text += " Both runs rest on the same queries, whose noise they share and two halves do not."
+    if rbo.in_layers is not None:
+        more = "more alike than" if rbo.in_layers.p_value < LEVEL else "no more alike than"
+        text += (
+            f" Within layers the same heads are {more} by chance: relabelled there they would give "
+            f"{words.number(rbo.in_layers.mean)} ({p_words(rbo.in_layers.p_value)})."
+        )
+    return Finding(f"{what}: {_judgement(rbo, rank)}", text)
+
+
+def _judgement(rbo: MeasuredSimilarity, rank: MeasuredSimilarity) -> str:
+    if rbo.chance.p_value >= LEVEL:
+        if rank.chance.p_value < LEVEL:
+            return "the whole order is more alike than by chance, the strongest are not"
+        return "no more alike than by chance"
+    share = way(rbo)
+    if not math.isfinite(share):
+        return "more alike than by chance"
+    if share >= 1:
+        return "as alike as a run with itself"
+    degree = "largely" if share >= LARGELY else "partly"
+    return f"{degree} alike, {words.percent(share)} of the way from chance to the ceiling"
