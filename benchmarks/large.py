@@ -35,6 +35,7 @@ from plain import PlainPatcher, plain_patcher
 from random_judge import SHAPES, random_judge
 from relscope.interventions import PatchedPair, Precision, Site, all_sites, patch_cost, patch_pairs
 from relscope.models import JudgeModel, load_tokenizer
+from relscope.models.loading import MIXED
 from relscope.prompts import DEFAULT_REGIONS, AlignedPair
 from tallies import ratio_text, row, rule
 
@@ -161,7 +162,8 @@ def start_peer(judge: JudgeModel, pair: AlignedPair, stack: contextlib.ExitStack
     judge.model.save_pretrained(folder)
     load_tokenizer("smollm2-135m").save_pretrained(folder)  # it wants one; the prompts are ids
     try:
-        peer = Peer(PEER, Path(folder), torch.get_num_threads(), device=str(judge.device), dtype=judge.identity.dtype)
+        peer = Peer(PEER, Path(folder), torch.get_num_threads(), device=str(judge.device),
+                    dtype=str(judge.model.dtype).removeprefix("torch."))  # fmt: skip
         stack.callback(peer.close)
         peer.take_pair(pair)
     except PeerError as failure:
@@ -224,14 +226,14 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(SHAPES), default="llama-8b")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the weights")
-    parser.add_argument("--precision", choices=("exact", "delta"), default="exact")
+    parser.add_argument("--dtype", choices=(MIXED, "bfloat16", "float32"), default=MIXED)
+    parser.add_argument("--precision", choices=("exact", "delta"), default="delta")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--measure-pairs", type=int, default=2, help="at regions other than last; as --pairs for all")
     parser.add_argument("--regions", default="last,instruction,query,document,all", help="comma-separated")
     parser.add_argument("--cells", type=int, default=6, help="cells at each region by plain hooks and TransformerLens")
     parser.add_argument("--together", type=int, default=16, help="pairs whose recorded runs are held at once")
-    parser.add_argument("--memory", type=float, default=8.0, help="GiB of patched activations in flight")
+    parser.add_argument("--memory", type=float, default=40.0, help="GiB beyond the weights")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args()
 
@@ -248,14 +250,14 @@ def warm_up(bench: LargeBench) -> None:
 def main() -> None:
     """Measure and print the tables."""
     options = read_options()
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    judge = random_judge(options.shape, device, dtype)
+    device = torch.device(options.device)
+    judge = random_judge(options.shape, device, options.dtype)
     if not judge.contract.restartable:
         sys.exit(judge.contract.why_not_restartable)
     shape = judge.shape
     pairs = [random_pair(N_TOKENS, shape.d_vocab, seed) for seed in range(options.pairs)]
     n_rows = 8192 if options.shape == "llama-8b" else 1024
-    of_products = torch.bfloat16 if options.precision == "delta" else dtype
+    of_products = torch.bfloat16 if options.precision == "delta" else judge.dtype
     config = judge.model.config
     peak = peak_flops(device, of_products, n_rows, config.hidden_size, config.intermediate_size)
     with contextlib.ExitStack() as stack:
@@ -279,7 +281,7 @@ def main() -> None:
     if options.json is not None:
         figures = {**about, "lines": [dataclasses.asdict(line) for line in lines]}
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    tolerance = DELTA_TOLERANCE if options.precision == "delta" else TOLERANCES[dtype]
+    tolerance = DELTA_TOLERANCE if options.precision == "delta" else TOLERANCES[judge.dtype]
     if disagreeing := [line.region for line in lines if not line.difference <= tolerance]:
         sys.exit(f"LD differs by more than {tolerance:g} of its size: {', '.join(disagreeing)}")
 

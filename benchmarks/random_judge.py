@@ -8,6 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from relscope.models import JudgeModel, ModelIdentity
+from relscope.models.loading import DTYPES, MIXED
+from relscope.models.mixed import widen_activations
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-8b": {
@@ -21,12 +23,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def random_judge(shape: str, device: torch.device, dtype: torch.dtype) -> JudgeModel:
-    """A Llama with the weights that training would begin with, drawn on the device; it has no tokenizer."""
+def random_judge(shape: str, device: torch.device, dtype: str) -> JudgeModel:
+    """A Llama with the weights that training would begin with, drawn on the device; it has no tokenizer.
+
+    `dtype` is one that `load_judge` takes.
+    """
     config = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, tie_word_embeddings=False)
     torch.manual_seed(0)
     with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
     model = model.eval().requires_grad_(False)
-    name = str(dtype).removeprefix("torch.")
-    return JudgeModel(model, None, ModelIdentity(f"random {shape}", "folder", None, None, name, "none", "llama"))
+    if dtype == MIXED:
+        widen_activations(model)
+    return JudgeModel(model, None, ModelIdentity(f"random {shape}", "folder", None, None, dtype, "none", "llama"))
