@@ -15,7 +15,10 @@ BAD_OPTIONS = [
     (["--filter", "corect"], "filter: 'corect' does not exist: did you mean 'correct'?"),
     (["--direction", "noize"], "direction: 'noize' does not exist: did you mean 'noise'?"),
     (["--dtype", "flaot32"], "dtype: 'flaot32' does not exist: did you mean 'float32'?"),
-    (["--dtype", "int8"], "dtype: 'int8' does not exist: use one of: auto, float32, bfloat16, float16"),
+    (
+        ["--dtype", "int8"],
+        "dtype: 'int8' does not exist: use one of: auto, float32, bfloat16-weights, bfloat16, float16",
+    ),
     (["--negatives", "hrad"], "negatives.kind: 'hrad' does not exist: did you mean 'hard'?"),
     (["--prompt", "pontwise-dqi"], "prompt: 'pontwise-dqi' does not exist: did you mean 'pointwise-dqi'?"),
     (["--prompt", "pairwise-qdi"], "does not exist: a pairwise prompt is pairwise-dqi or pairwise-idq (or give a"),
