@@ -60,7 +60,9 @@ def readout_means(
     pair_ids, pair = np.unique(table["pair_id"].astype(str).to_numpy(dtype=object), return_inverse=True)
     first = np.unique(item, return_index=True)[1]
     if len(table) != len(first) * len(pair_ids) or table.duplicated([*names, "pair_id"]).any():
-        raise InputError(f"readout: each {', '.join(names)} is needed once on every pair; some come twice or not at all")
+        raise InputError(
+            f"readout: each {', '.join(names)} is needed once on every pair; some come twice or not at all"
+        )
     values = np.zeros((len(first), len(pair_ids)))
     values[item, pair] = table["value"].to_numpy(dtype=np.float64)
     query_ids = tuple(queries_of(pd.Series(pair_ids, dtype=object), query_of))
@@ -87,7 +89,9 @@ def clean_minus_corrupted(table: pd.DataFrame, by: Sequence[str], column: str) -
     clean, corrupted = (table.loc[table["run"] == run, [*keys, column]] for run in ("clean", "corrupted"))
     both = clean.merge(corrupted, on=keys, suffixes=("_clean", "_corrupted"), validate="one_to_one")
     if not len(both) == len(clean) == len(corrupted):
-        raise InputError(f"readout: {len(clean)} values of clean runs, {len(corrupted)} of corrupted, {len(both)} of both")
+        raise InputError(
+            f"readout: {len(clean)} values of clean runs, {len(corrupted)} of corrupted, {len(both)} of both"
+        )
     of_clean, of_corrupted = (both[f"{column}_{run}"].astype(np.float64) for run in ("clean", "corrupted"))
     return both[keys].assign(value=of_clean - of_corrupted)
 

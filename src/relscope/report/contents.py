@@ -18,20 +18,13 @@ from relscope.analysis import (
 )
 from relscope.report import facts, findings, maps
 from relscope.report.findings import Finding
-from relscope.report.maps import EffectMap, Quantity, Scale
+from relscope.report.maps import EffectMap, HeadList, Quantity, Scale
+from relscope.report.mechanism import Mechanism, read_mechanism
+from relscope.report.support import Support, supports
 from relscope.results import Manifest, Run
 
 CONFIDENCE = 0.95
 TOP_HEADS = 10
-
-
-@dataclass(frozen=True)
-class HeadList:
-    """The strongest heads at one region, as rows of the site effects."""
-
-    region: str
-    direction: str
-    heads: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,8 @@ class Contents:
     heads: tuple[EffectMap, ...]
     head_lists: tuple[HeadList, ...]
     scale: Scale
+    supports: tuple[Support, ...]
+    mechanism: Mechanism
     findings: tuple[Finding, ...]
 
     @property
@@ -74,11 +69,12 @@ def read_contents(run: Run) -> Contents:
     flow, heads = maps.flow_maps(effects), maps.head_maps(effects)
     gap = _gap(effects)
     scale = maps.shared_scale(flow, heads, _quantity(effects))
+    mechanism = read_mechanism(run, rows, effects, scale.quantity, CONFIDENCE)
     directions = tuple(dict.fromkeys(m.direction for m in (*flow, *heads)))
     return Contents(
         manifest=manifest,
         rows=rows,
-        progress=tuple(facts.progress(manifest, rows)),
+        progress=tuple(facts.progress(manifest, rows, mechanism.read)),
         precision=precision_error(rows),
         quality=quality,
         gap=gap,
@@ -88,7 +84,9 @@ def read_contents(run: Run) -> Contents:
         heads=tuple(heads),
         head_lists=tuple(_head_list(effects, m) for m in heads),
         scale=scale,
-        findings=tuple(_findings(quality, gap, directions, flow, heads, scale)),
+        supports=tuple(supports(rows, effects, query_of, CONFIDENCE)),
+        mechanism=mechanism,
+        findings=(*_findings(quality, gap, directions, flow, heads, scale), *mechanism.findings),
     )
 
 
