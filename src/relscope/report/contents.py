@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,9 @@ def read_contents(run: Run) -> Contents:
     gap = _gap(effects)
     scale = maps.shared_scale(flow, heads, _quantity(effects))
     mechanism = read_mechanism(run, rows, effects, scale.quantity, CONFIDENCE)
-    directions = tuple(dict.fromkeys(m.direction for m in (*flow, *heads)))
+    of_edges = mechanism.edges.maps if mechanism.edges else ()
+    supported = tuple(supports(rows, effects, query_of, CONFIDENCE))
+    directions = tuple(dict.fromkeys(m.direction for m in (*flow, *heads, *of_edges)))
     return Contents(
         manifest=manifest,
         rows=rows,
@@ -84,9 +87,9 @@ def read_contents(run: Run) -> Contents:
         heads=tuple(heads),
         head_lists=tuple(_head_list(effects, m) for m in heads),
         scale=scale,
-        supports=tuple(supports(rows, effects, query_of, CONFIDENCE)),
+        supports=supported,
         mechanism=mechanism,
-        findings=(*_findings(quality, gap, directions, flow, heads, scale), *mechanism.findings),
+        findings=(*_findings(quality, gap, directions, flow, heads, scale, supported), *mechanism.findings),
     )
 
 
@@ -116,12 +119,14 @@ def _findings(
     flow: list[EffectMap],
     heads: list[EffectMap],
     scale: Scale,
+    supported: Sequence[Support],
 ) -> list[Finding]:
     found = [findings.verdict_finding(quality, gap)] if quality is not None else []
     for direction in directions:
         of_direction = [
             *findings.flow_findings([m for m in flow if m.direction == direction], scale.quantity),
             *findings.head_findings([m for m in heads if m.direction == direction], scale.quantity, CONFIDENCE),
+            *(of.finding for of in supported if (of.experiment, of.direction) == ("heads", direction)),
         ]
         if len(directions) > 1:
             of_direction = [Finding(f"{f.title} ({direction})", f.text) for f in of_direction]

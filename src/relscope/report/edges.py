@@ -51,7 +51,7 @@ def read_edges(
     here = _named(effects[effects["experiment"] == "edges"])
     if not len(here):
         return None
-    maps = of_heads(here, "edge", CELL_COLUMNS)
+    maps = sorted(of_heads(here, "edge", CELL_COLUMNS), key=_reading_order)
     similar = _similarities(rows, query_of, confidence)
     return Edges(
         maps=tuple(maps),
@@ -86,6 +86,13 @@ def _named(edges: pd.DataFrame) -> pd.DataFrame:
     """With a column `edge`, such as `scores query<-document`."""
     names = edges["component"].astype(str) + " " + edges["dest"].astype(str) + "<-" + edges["src"].astype(str)
     return edges.assign(edge=names)
+
+
+def _reading_order(effect_map: EffectMap) -> tuple[Any, ...]:
+    """By component, destination, source: regions in the order of the prompt's vocabulary."""
+    component, _, edge = effect_map.name.partition(" ")
+    dest, _, src = edge.partition("<-")
+    return effect_map.direction, component, words.region_key(dest), words.region_key(src)
 
 
 def _strongest(here: pd.DataFrame, effect_map: EffectMap) -> HeadList:

@@ -12,11 +12,11 @@ import pandas as pd
 from relscope.analysis import Estimate, ScoreCorrelation, interaction_score_means, score_correlations
 from relscope.report import plots, words
 from relscope.report.findings import Finding, estimate, place
-from relscope.report.support import estimate_of
 
 HIGH = 10
 """A head is high on S, or on |effect|, if it is among so many first."""
 MOST_LISTED = 10
+EXTREMES = 3
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def correlation_words(plot: ScorePlot) -> str:
 def _finding(heads: pd.DataFrame, found: list[ScorePlot]) -> Finding:
     best = heads.iloc[int(np.argmax(heads["mean"].to_numpy(dtype=np.float64)))]
     name = words.head_name(int(best["layer"]), int(best["head"]))
-    score = estimate(Estimate(float(best["mean"]), float(best["low"]), float(best["high"])))
+    score = estimate(_score(best.to_dict()), 2)
     at_query = [plot for plot in found if plot.region == "query"] or found
     text = f"S is largest in {name} ({score})."
     if at_query:
@@ -109,6 +109,15 @@ def _finding(heads: pd.DataFrame, found: list[ScorePlot]) -> Finding:
         correlated = correlation_words(plot)
         text += f" Against the effect of z {place(plot.region)}: {correlated[0].lower()}{correlated[1:]}"
     return Finding(f"Interaction score: {name} matches query and document most", text)
+
+
+def _score(head: Mapping[Any, Any]) -> Estimate:
+    """S with its interval."""
+    return Estimate(float(head["mean"]), float(head["low"]), float(head["high"]))
+
+
+def _of(head: Mapping[Any, Any], name: str) -> Estimate:
+    return Estimate(*(float(head[f"{name}{end}"]) for end in ("", "_low", "_high")))
 
 
 def _names(heads: pd.DataFrame) -> list[str]:
@@ -122,8 +131,6 @@ def _first(values: pd.Series) -> pd.Series:
 
 def _points(plot: ScorePlot, identifier: str, title: str) -> dict[str, Any]:
     heads = plot.heads
-    strongest = heads["effect"].abs().rank(method="first", ascending=False) <= 3
-    highest = heads["mean"].rank(method="first", ascending=False) <= 3
     columns = {
         "x": "mean",
         "x_low": "low",
@@ -132,6 +139,7 @@ def _points(plot: ScorePlot, identifier: str, title: str) -> dict[str, Any]:
         "y_low": "effect_low",
         "y_high": "effect_high",
     }
+    named = named_heads(heads)
     return {
         "id": identifier,
         "x_title": "interaction score S",
@@ -139,16 +147,31 @@ def _points(plot: ScorePlot, identifier: str, title: str) -> dict[str, Any]:
         "decimals": [words.decimals_for(heads["mean"]), words.decimals_for(heads["effect"])],
         "n_queries": int(heads["n_queries"].max()),
         "names": _names(heads),
-        "named": [bool(named) for named in heads["high_on_both"] | strongest | highest],
+        "shown_names": [named.get(i, "") for i in range(len(heads))],
         "marked": [bool(high) for high in heads["high_on_both"]],
         **{name: plots.plain(heads[column]) for name, column in columns.items()},
     }
+
+
+def named_heads(heads: pd.DataFrame) -> dict[int, str]:
+    """Names, by row, that a plot shows: high on both first, then the extremes; none on top of another."""
+    score, effect = (heads[name].to_numpy(dtype=np.float64) for name in ("mean", "effect"))
+    both = heads["high_on_both"].to_numpy(dtype=bool)
+    order = [*np.flatnonzero(both), *np.argsort(-np.abs(effect))[:EXTREMES], *np.argsort(-score)[:EXTREMES]]
+    wide, high = (max(float(np.ptp(values)), 1e-12) for values in (score, effect))
+    kept: list[int] = []
+    for i in map(int, order):
+        if all(abs(score[i] - score[k]) > 0.16 * wide or abs(effect[i] - effect[k]) > 0.09 * high for k in kept):
+            kept.append(i)
+    names = _names(heads)
+    return {i: names[i] for i in kept}
 
 
 def _row(head: Mapping[Any, Any], scores: Scores) -> dict[str, Any]:
     cells = []
     for plot in scores.plots:
         at = plot.heads[(plot.heads["layer"] == head["layer"]) & (plot.heads["head"] == head["head"])]
-        cells.append(estimate_of(at.iloc[0].to_dict(), "effect") if len(at) else words.MISSING)
-    score = estimate(Estimate(float(head["mean"]), float(head["low"]), float(head["high"])))
+        decimals = words.decimals_for(plot.heads["effect"])  # of all heads, so that a column can be compared by eye
+        cells.append(estimate(_of(at.iloc[0].to_dict(), "effect"), decimals) if len(at) else words.MISSING)
+    score = estimate(_score(head), 2)
     return {"name": words.head_name(int(head["layer"]), int(head["head"])), "score": score, "cells": cells}

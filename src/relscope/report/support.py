@@ -23,7 +23,7 @@ from relscope.analysis import (
     split_half_stability,
 )
 from relscope.report import words
-from relscope.report.findings import estimate, place
+from relscope.report.findings import Finding, estimate, place
 
 SUPPORTED: Final = ("flow", "heads", "edges")
 """Experiments of single sites; the sets of `joint` share their heads, so that counting them would count heads twice."""
@@ -40,6 +40,11 @@ class Support:
     important: str
     caveat: str
     stability: str
+
+    @property
+    def finding(self) -> Finding:
+        """Which sites are important, with the caveat."""
+        return Finding(f"Important {self.experiment}", f"{self.important} {self.caveat}".rstrip())
 
 
 def supports(

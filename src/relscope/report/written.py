@@ -270,7 +270,7 @@ def _part_rows(parts: pd.DataFrame) -> list[dict[str, Any]]:
         {"name": part_name(part), "value": estimate(_mean(part)), "bar": views.bar(_mean(part), span, 0.0)}
         for part in shown.to_dict("records")
     ]
-    return [*rows, {"name": "LD, clean minus corrupted: the sum of all", "value": estimate(_mean(whole)), "bar": None}]
+    return [*rows, {"name": "LD: the sum of all parts", "value": estimate(_mean(whole)), "bar": None}]
 
 
 def _part_maps(parts: pd.DataFrame) -> list[tuple[EffectMap, str]]:

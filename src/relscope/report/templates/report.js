@@ -225,8 +225,9 @@
     const layout = baseLayout(widthOf(node), 260, { l: 56, r: 8, t: 28, b: 44 });
     layout.hovermode = "closest";
     layout.showlegend = true;
-    layout.legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false };
-    layout.xaxis = { fixedrange: true, zeroline: false, showgrid: false, title: { text: escape(plot.x_title), standoff: 8 }, tickformat: "d", nticks: 12 };
+    layout.legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false, traceorder: "normal" };
+    const every = step(widest(plot.lines[0].x) + 1, layout.width, 40);
+    layout.xaxis = { fixedrange: true, zeroline: false, showgrid: false, title: { text: escape(plot.x_title), standoff: 8 }, tick0: 0, dtick: every };
     layout.yaxis = { fixedrange: true, gridcolor: colour("line"), zerolinecolor: colour("muted"), title: { text: escape(plot.y_title), standoff: 6 }, nticks: 6 };
     return Plotly.react(node, traces, layout, config);
   }
@@ -236,7 +237,7 @@
     const range = (axis, i, k) => withInterval(plot[axis][i], plot[axis + "_low"][i], plot[axis + "_high"][i], plot.decimals[k], plot.n_queries);
     const trace = {
       type: "scatter", mode: "markers+text", x: plot.x, y: plot.y, cliponaxis: false,
-      text: plot.names.map((name, i) => (plot.named[i] ? name : "")), textposition: "top center", textfont: { size: 11.5, color: colour("ink") },
+      text: plot.shown_names, textposition: "top center", textfont: { size: 11.5, color: colour("ink") },
       marker: { size: plot.marked.map((marked) => (marked ? 9 : 6)), symbol: plot.marked.map((marked) => (marked ? "circle" : "circle-open")), color: plot.marked.map((marked) => colour(marked ? "positive" : "negative")) },
       hovertext: plot.names.map((name, i) => "<b>" + name + "</b><br>S " + range("x", i, 0) + "<br>effect " + range("y", i, 1) + " logits"),
       hovertemplate: "%{hovertext}<extra></extra>",
