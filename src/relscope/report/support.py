@@ -74,7 +74,7 @@ def important_words(sites: pd.DataFrame) -> str:
     """How many of these sites are important, and the strongest of them by name."""
     of = f"of {words.count(len(sites), 'site')}"
     if sites["unstable_ie"].all():
-        return f"No site {of} can be called important: the gap may be 0, so that IE has no size."
+        return f"None {of} can be called important: the gap may be 0, so that IE has no size."
     chosen = sites[important_sites(sites)]
     if not len(chosen):
         return f"None {of} is important ({RULE})."
