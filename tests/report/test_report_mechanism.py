@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from relscope.report import build_report, words
 from relscope.report.contents import Contents, read_contents
 from relscope.report.support import important_words, supports
 from relscope.report.written import remainder_words, shown_token
-from relscope.results import CONTRIBUTIONS, open_run, read_readout, write_readout
+from relscope.results import CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY, open_run, read_readout, write_readout
 from synthetic_mechanism import ATTACK, HEADS, INTERACTIONS, JOINT_HEADS, LAYERS, SINGLES, write_mechanism_run
 
 SECTIONS = ("written", "edges", "scores", "joint")
@@ -116,7 +117,7 @@ def test_edges_into_the_query_with_the_effects_of_z_there_are_found_the_same(con
     assert edges is not None
     same, other = edges.similarities
     assert (same.name, same.region) == ("scores query<-document", "query")
-    for name in ("pearson", "spearman", "overlap_10", "rbo"):
+    for name in ("pearson", "spearman", "overlap_10"):
         assert same.measures[name].value.value == pytest.approx(1.0)
     assert other.measures["pearson"].value.value < 0.9
     assert "Most like the effects of z at its destination is scores query<-document" in edges.found.text
@@ -140,9 +141,7 @@ def test_the_parts_of_ld_are_the_planted_ones_and_sum_to_it(contents: Contents, 
 
 def test_parts_that_do_not_sum_to_ld_are_announced(mechanism_run: Path, tmp_path: Path) -> None:
     directory = changed_run(mechanism_run, tmp_path / "run")
-    for path in sorted((mechanism_run / "readouts").iterdir()):
-        (directory / "readouts").mkdir(exist_ok=True)
-        (directory / "readouts" / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(mechanism_run / "readouts", directory / "readouts")
     parts = read_readout(directory, CONTRIBUTIONS)
     without = parts.assign(value=parts["value"].where(parts["part"] != "mlp", 0.0))
     write_readout(directory, CONTRIBUTIONS, {str(name): without[name] for name in without})
@@ -234,6 +233,34 @@ def test_readouts_are_read_or_not_yet_and_never_rows(mechanism_run: Path, tmp_pa
     steps = {step.experiment: step.words for step in read_contents(open_run(mechanism_run)).progress}
     assert steps["interaction"] == "interaction: read"
     assert steps["vocabulary"] == "vocabulary: read"
+
+
+@pytest.mark.parametrize("kept", [{"judge"}, {"judge", "edges"}, {"judge", "joint"}, {"judge", "heads"}])
+def test_each_section_stands_without_the_others(mechanism_run: Path, tmp_path: Path, kept: set[str]) -> None:
+    directory = changed_run(mechanism_run, tmp_path / "run", lambda rows: rows[rows["experiment"].isin(kept)])
+    shutil.copytree(mechanism_run / "readouts", directory / "readouts")
+    page = Page.read(page_only(directory))
+    shown = {name for name in SECTIONS if f'<section id="{name}"' in page.html}
+    assert shown == {"written", "scores"} | (kept & {"edges", "joint"})
+    ranked = "by effect of z at the query" if "heads" in kept else "by direct contribution to the gap"
+    assert ranked in " ".join(page.text.split())
+    assert bool(page.data["points"]) == ("heads" in kept)
+    assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
+
+
+def test_a_single_pair_has_numbers_and_no_intervals(mechanism_run: Path, tmp_path: Path) -> None:
+    first = open_run(mechanism_run).manifest.pairs[0].pair_id
+    directory = changed_run(mechanism_run, tmp_path / "run", lambda rows: rows[rows["pair_id"] == first])
+    for schema in (INTERACTION, CONTRIBUTIONS, LENS, VOCABULARY):
+        table = read_readout(mechanism_run, schema)
+        alone = table[table["pair_id"] == first] if "pair_id" in table else table
+        write_readout(directory, schema, {str(name): alone[name] for name in alone})
+    page = Page.read(build_report(directory))
+    text = " ".join(page.text.split())
+    assert "an interaction of −1.00, whose interval holds 0 or is missing" in text
+    assert "heads (denoise): no test is possible with fewer than two queries." in text
+    assert "Split-half stability: none can be given" in text
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
 
 
 def test_a_remainder_is_compared_with_rounding() -> None:

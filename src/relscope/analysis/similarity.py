@@ -24,7 +24,7 @@ Cost: no forward pass; O(n log n) a resample and a relabelling for n sites.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,17 +64,19 @@ def rank_similarity(
     rows_tuned: pd.DataFrame,
     query_of: Mapping[str, str],
     *,
+    measures: Sequence[str] = MEASURES,
     n_resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> list[Similarity]:
-    """Compare the rankings of the sites that both models' rows hold, by every measure of MEASURES.
+    """Compare the rankings of the sites that both models' rows hold, by each of `measures`.
 
     Args:
         rows_base: rows of the base model of those sites that are to be ranked against each other: give the rows of one
             component, one direction and (for heads) one region.
         rows_tuned: the same of the tuned model.
         query_of: the query of each pair (`Manifest.query_of`).
+        measures: some of MEASURES; `kendall` and `rbo` take most of the time.
         n_resamples: of the queries, and so many relabellings of the sites.
 
     Returns:
@@ -82,9 +84,11 @@ def rank_similarity(
         LEAST_SITES sites or no such pair.
 
     Raises:
-        InputError: as `paired_sites`; or fewer than one resample.
+        InputError: as `paired_sites`; an unknown measure, or fewer than one resample.
     """
     check_confidence(confidence)
+    if unknown := [measure for measure in measures if measure not in MEASURES]:
+        raise InputError(f"measure {unknown[0]!r} does not exist: choose from {', '.join(MEASURES)}")
     if n_resamples < 1:
         raise InputError(f"n_resamples is {n_resamples}; give at least 1")
     paired = paired_sites(rows_base, rows_tuned, query_of).complete()
@@ -94,12 +98,12 @@ def rank_similarity(
     generator = np.random.default_rng(seed)
     ties = np.stack([generator.permutation(n_sites) for _ in range(2)])
     base, tuned = (np.abs(m.mean(axis=1))[None] for m in (paired.effect_base, paired.effect_tuned))
-    values = similarities(base, tuned, ties)
+    values = similarities(base, tuned, ties, measures)
     relabelled = np.stack([tuned[0][generator.permutation(n_sites)] for _ in range(n_resamples)])
-    by_chance = similarities(np.repeat(base, n_resamples, axis=0), relabelled, ties)
-    resampled = _resampled(paired, n_resamples, seed, ties)
+    by_chance = similarities(np.repeat(base, n_resamples, axis=0), relabelled, ties, measures)
+    resampled = _resampled(paired, n_resamples, seed, ties, measures)
     found = []
-    for measure in MEASURES:
+    for measure in measures:
         value, null = float(values[measure][0]), by_chance[measure]
         low = high = float("nan")
         if resampled is not None and np.isfinite(resampled[measure]).all():
@@ -120,8 +124,10 @@ def rank_similarity(
     return found
 
 
-def similarities(base: _Effects, tuned: _Effects, ties: Int[np.ndarray, "2 site"]) -> dict[str, _OfRow]:
-    """Every measure of MEASURES for each row of |effects|.
+def similarities(
+    base: _Effects, tuned: _Effects, ties: Int[np.ndarray, "2 site"], measures: Sequence[str] = MEASURES
+) -> dict[str, _OfRow]:
+    """Each of `measures` (some of MEASURES) for each row of |effects|.
 
     Args:
         base: |effect| of each site in the base model; larger is stronger.
@@ -131,15 +137,15 @@ def similarities(base: _Effects, tuned: _Effects, ties: Int[np.ndarray, "2 site"
     n_sites = base.shape[1]
     places = [_places(effects, order) for effects, order in ((base, ties[0]), (tuned, ties[1]))]
     deeper = np.maximum(*places)  # a site is among the first d of both lists if this is below d
-    ranks = [stats.rankdata(effects, axis=1) for effects in (base, tuned)]
-    return {
-        "spearman": pearson(ranks[0], ranks[1]),
-        "kendall": np.array([_kendall(one, other) for one, other in zip(base, tuned, strict=True)]),
-        "pearson": pearson(base, tuned),
-        "overlap_10": _overlap(deeper, 10, n_sites),
-        "overlap_20": _overlap(deeper, 20, n_sites),
-        "rbo": _rbo(deeper),
+    how: dict[str, Callable[[], _OfRow]] = {
+        "spearman": lambda: spearman(base, tuned),
+        "kendall": lambda: np.array([_kendall(one, other) for one, other in zip(base, tuned, strict=True)]),
+        "pearson": lambda: pearson(base, tuned),
+        "overlap_10": lambda: _overlap(deeper, 10, n_sites),
+        "overlap_20": lambda: _overlap(deeper, 20, n_sites),
+        "rbo": lambda: _rbo(deeper),
     }
+    return {measure: how[measure]() for measure in measures}
 
 
 def spearman(one: _Effects, other: _Effects) -> _OfRow:
@@ -156,13 +162,13 @@ def pearson(one: _Effects, other: _Effects) -> _OfRow:
 
 
 def _resampled(
-    paired: PairedSites, n_resamples: int, seed: int, ties: Int[np.ndarray, "2 site"]
+    paired: PairedSites, n_resamples: int, seed: int, ties: Int[np.ndarray, "2 site"], measures: Sequence[str]
 ) -> dict[str, _OfRow] | None:
     if len(set(paired.query_ids)) < 2:
         return None
     shares = resample_shares(paired.query_ids, n_resamples, seed)
     base, tuned = (np.abs(m @ shares).T for m in (paired.effect_base, paired.effect_tuned))
-    return similarities(np.ascontiguousarray(base), np.ascontiguousarray(tuned), ties)
+    return similarities(np.ascontiguousarray(base), np.ascontiguousarray(tuned), ties, measures)
 
 
 def _places(effects: _Effects, ties: Int[np.ndarray, " site"]) -> Int[np.ndarray, "row site"]:

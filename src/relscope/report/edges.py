@@ -20,7 +20,7 @@ from relscope.report.maps import CELL_COLUMNS, EffectMap, HeadList, Quantity, li
 from relscope.report.support import estimate_of, site_name
 
 TOP_EDGES = 10
-MEASURES_SHOWN = ("pearson", "spearman", "overlap_10", "rbo")
+MEASURES_SHOWN = ("pearson", "spearman", "overlap_10")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _similarities(rows: pd.DataFrame, query_of: Mapping[str, str], confidence: f
         heads = all_heads[(all_heads["region"] == dest) & (all_heads["direction"] == direction)]
         # one name for both, so that a head is the same site in either ranking
         as_heads = here.assign(experiment="heads", component="z", region=str(dest), dest=None, src=None)
-        measured = rank_similarity(heads, as_heads, query_of, confidence=confidence) if len(heads) else []
+        measured = rank_similarity(heads, as_heads, query_of, measures=MEASURES_SHOWN, confidence=confidence)
         if measured:
             name = f"{component} {dest}<-{src}"
             found.append(EdgeSimilarity(name, str(dest), str(direction), {m.measure: m for m in measured}))

@@ -116,7 +116,7 @@ def _matrix(heads: Sequence[str], by_members: Mapping[frozenset[str], Mapping[An
 def _finding(
     heads: Sequence[str], by_members: Mapping[frozenset[str], Mapping[Any, Any]], growing: pd.DataFrame
 ) -> Finding:
-    largest = growing.iloc[-1].to_dict()
+    largest = growing.to_dict("records")[-1]
     n = int(largest["n_heads"])
     together = _of(largest, "interaction")
     text = (

@@ -99,9 +99,9 @@ def correlation_words(plot: ScorePlot) -> str:
 
 
 def _finding(heads: pd.DataFrame, found: list[ScorePlot]) -> Finding:
-    best = heads.iloc[int(np.argmax(heads["mean"].to_numpy(dtype=np.float64)))]
+    best = max(heads.to_dict("records"), key=lambda head: float(head["mean"]))
     name = words.head_name(int(best["layer"]), int(best["head"]))
-    score = estimate(_score(best.to_dict()), 2)
+    score = estimate(_score(best), 2)
     at_query = [plot for plot in found if plot.region == "query"] or found
     text = f"S is largest in {name} ({score})."
     if at_query:
@@ -172,6 +172,6 @@ def _row(head: Mapping[Any, Any], scores: Scores) -> dict[str, Any]:
     for plot in scores.plots:
         at = plot.heads[(plot.heads["layer"] == head["layer"]) & (plot.heads["head"] == head["head"])]
         decimals = words.decimals_for(plot.heads["effect"])  # of all heads, so that a column can be compared by eye
-        cells.append(estimate(_of(at.iloc[0].to_dict(), "effect"), decimals) if len(at) else words.MISSING)
+        cells.append(estimate(_of(at.to_dict("records")[0], "effect"), decimals) if len(at) else words.MISSING)
     score = estimate(_score(head), 2)
     return {"name": words.head_name(int(head["layer"]), int(head["head"])), "score": score, "cells": cells}

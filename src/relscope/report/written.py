@@ -253,7 +253,7 @@ def _lens_finding(written: Written) -> Finding:
 def _split(parts: pd.DataFrame) -> tuple[pd.DataFrame, Mapping[Any, Any]]:
     """The parts, and LD itself."""
     is_whole = parts["part"] == "logit_diff"
-    return parts[~is_whole], parts[is_whole].iloc[0].to_dict()
+    return parts[~is_whole], parts[is_whole].to_dict("records")[0]
 
 
 def _mean(row: Mapping[Any, Any]) -> Estimate:
