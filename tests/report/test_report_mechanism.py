@@ -79,6 +79,7 @@ def test_important_heads_are_those_of_the_analysis_and_named(mechanism_page: Pag
     assert (strongest["layer"], strongest["head"], strongest["region"]) == (3, 1, "last")  # planted
     assert f"L3H1 at the last token (IE {words.number(strongest['ie'])}" in shown
     assert "Split-half stability: the effects of two random halves of the 12 queries" in shown
+    assert "Caveat" not in shown
 
 
 def test_too_few_queries_for_any_important_head_is_a_caveat(mechanism_run: Path) -> None:
@@ -120,7 +121,10 @@ def test_edges_into_the_query_with_the_effects_of_z_there_are_found_the_same(con
     for name in ("pearson", "spearman", "overlap_10"):
         assert same.measures[name].value.value == pytest.approx(1.0)
     assert other.measures["pearson"].value.value < 0.9
-    assert "Most like the effects of z at its destination is scores query<-document" in edges.found.text
+    assert (
+        "the |effects| of scores query<-document and of z at the query correlate with Pearson's r = 1.00"
+        in edges.found.text
+    )
     assert "L0H2 (scores, last<-query)" in edges.found.text  # the planted edge
 
 

@@ -151,11 +151,12 @@ def _finding(here: pd.DataFrame, similar: list[EdgeSimilarity], quantity: Quanti
         f"{f'{n_important:,}' if n_important else 'none'} {'are' if n_important > 1 else 'is'} important."
     )
     known = [s for s in similar if np.isfinite(s.measures["pearson"].value.value)]
-    if known:
-        closest = max(known, key=lambda s: s.measures["pearson"].value.value)
+    into_query = [s for s in known if s.region == "query"] or known
+    if into_query:
+        closest = max(into_query, key=lambda s: s.measures["pearson"].value.value)
         text += (
-            f" Most like the effects of z at its destination is {closest.name}: over heads |effects| correlate with "
-            f"Pearson's r = {estimate(closest.measures['pearson'].value, 2)} and Spearman's "
+            f" Over heads, the |effects| of {closest.name} and of z {place(closest.region)} correlate with Pearson's "
+            f"r = {estimate(closest.measures['pearson'].value, 2)} and Spearman's "
             f"{estimate(closest.measures['spearman'].value, 2)}."
         )
     best = strongest[0]

@@ -65,7 +65,9 @@ def supports(
     for limit in significance_limits(effects):
         key = (limit.experiment, limit.direction)
         here = effects[(effects["experiment"] == key[0]) & (effects["direction"] == key[1])]
-        caveat = "" if limit.sites_needed == 1 else f"{limit}."
+        # a limit that some sites have passed is none to the reader
+        passed = limit.sites_needed == 1 or bool((here["q_value"] <= MOST_Q).any())
+        caveat = "" if passed else f"{limit}."
         found.append(Support(*key, important_words(here), caveat, stability_words(stabilities[key], confidence)))
     return found
 
