@@ -153,3 +153,12 @@ def test_the_same_rows_give_the_same_numbers() -> None:
 def test_no_resamples_are_refused() -> None:
     with pytest.raises(InputError, match="n_resamples is 0; give at least 1"):
         rank_similarity(random_rows(0), random_rows(1), own_queries(8), n_resamples=0)
+
+
+def test_some_measures_are_the_same_as_among_all() -> None:
+    base, tuned, query_of = random_rows(1), random_rows(2), own_queries(8)
+    every = {found.measure: found for found in rank_similarity(base, tuned, query_of, n_resamples=50)}
+    some = rank_similarity(base, tuned, query_of, measures=("pearson", "overlap_10"), n_resamples=50)
+    assert some == [every["pearson"], every["overlap_10"]]
+    with pytest.raises(InputError, match="measure 'r' does not exist"):
+        rank_similarity(base, tuned, query_of, measures=("r",))

@@ -18,6 +18,7 @@ from relscope.analysis import site_effects
 from relscope.report import words
 from relscope.results import open_run
 from synthetic import write_synthetic_run
+from synthetic_mechanism import write_mechanism_run
 
 REQUIRED = bool(os.environ.get("RELSCOPE_REQUIRE_CHROMIUM"))
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio"]
@@ -107,6 +108,23 @@ def test_the_page_draws_every_map_and_reports_no_problem(opened: Opened) -> None
     assert opened.tab.locator(".plot .heatmaplayer image").count() == n_maps
     assert opened.tab.locator("#plot-verdicts .barlayer .point").count() > 10
     assert opened.problems == []
+
+
+def test_lines_points_and_matrices_are_drawn_and_answer_the_pointer(browser: Any, tmp_path: Path) -> None:
+    with Opened(browser, page_only(write_mechanism_run(tmp_path))) as mechanism:
+        drawn = mechanism.tab.locator
+        # a mean, and the two ends of its band, for each of two lines
+        assert drawn("#lens-0 .scatterlayer .js-line").count() == 6
+        assert drawn("#score-0 .scatterlayer .point").count() == 16
+        assert drawn("#joint-0 .heatmaplayer image").count() == 1
+        assert mechanism.point_at("joint-0", 1, 0).startswith("L3H1@last with L2H0@query−0.50 [−0.50, −0.50] logits")
+        assert mechanism.point_at("written-0", 2, 3).startswith("L2H32.30 [2.30, 2.30] logits")
+        assert mechanism.point_at("edge-1", 0, 2).startswith("L0H2, scores last<-query")
+        assert mechanism.problems == []
+        assert mechanism.beyond_the_edge() == []
+    with Opened(browser, tmp_path / "run" / "report.html", width=390) as phone:
+        assert phone.beyond_the_edge() == []
+        assert phone.problems == []
 
 
 def test_nothing_but_the_page_itself_is_requested(opened: Opened, report: Path) -> None:

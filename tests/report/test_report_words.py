@@ -73,3 +73,10 @@ def test_sizes_are_short() -> None:
     assert words.parameters(134_515_008) == "135 M parameters"
     assert words.parameters(8_030_261_248) == "8.03 B parameters"
     assert words.size(1_300_000) == "1.3 MB"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0341, "0.034"), (0.0009, "< 0.001"), (1.0, "1.000"), (float("nan"), "–")]
+)
+def test_a_probability_is_never_shown_as_zero(value: float, text: str) -> None:
+    assert words.probability(value) == text

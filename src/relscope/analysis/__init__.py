@@ -22,11 +22,14 @@ from relscope.analysis.differences import (
 )
 from relscope.analysis.effects import EFFECT_COLUMNS, TINY_GAP, site_effects
 from relscope.analysis.heads import top_heads
+from relscope.analysis.interaction import ScoreCorrelation, interaction_score_means, score_correlations
 from relscope.analysis.intervals import Estimate, bootstrap_weights, percentile_interval
+from relscope.analysis.joint import JOINT_COLUMNS, joint_interactions
 from relscope.analysis.matching import Matched, RunEffects, Unmatched, match_runs
 from relscope.analysis.mechanisms import MeasuredSimilarity, MechanismSimilarity, mechanism_similarity
 from relscope.analysis.precision import PrecisionError, precision_error
 from relscope.analysis.quality import JudgeQuality, judge_quality
+from relscope.analysis.readouts import Remainder, clean_minus_corrupted, readout_means, remainder
 from relscope.analysis.significance import (
     LEAST_IE,
     MOST_Q,
@@ -45,6 +48,7 @@ __all__ = [
     "DIFFERENCE_COLUMNS",
     "EFFECT_COLUMNS",
     "HEAD_CHANGE_COLUMNS",
+    "JOINT_COLUMNS",
     "LEAST_IE",
     "MEASURES",
     "MOST_Q",
@@ -60,15 +64,20 @@ __all__ = [
     "MechanismSimilarity",
     "MoveCorrelation",
     "PrecisionError",
+    "Remainder",
     "RunEffects",
+    "ScoreCorrelation",
     "SignificanceLimit",
     "Similarity",
     "Stability",
     "Unmatched",
     "bootstrap_weights",
+    "clean_minus_corrupted",
     "effect_differences",
     "head_moves",
     "important_sites",
+    "interaction_score_means",
+    "joint_interactions",
     "judge_quality",
     "match_runs",
     "mechanism_similarity",
@@ -80,6 +89,9 @@ __all__ = [
     "q_values",
     "quality_differences",
     "rank_similarity",
+    "readout_means",
+    "remainder",
+    "score_correlations",
     "sign_flip_p_values",
     "significance_limits",
     "site_effects",

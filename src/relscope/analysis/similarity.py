@@ -24,7 +24,7 @@ Cost: no forward pass; O(n log n) a resample and a relabelling for n sites, Kend
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,17 +80,19 @@ def rank_similarity(
     rows_tuned: pd.DataFrame,
     query_of: Mapping[str, str],
     *,
+    measures: Sequence[str] = MEASURES,
     n_resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> list[Similarity]:
-    """Compare the rankings of the sites that both models' rows hold, by every measure of MEASURES.
+    """Compare the rankings of the sites that both models' rows hold, by each of `measures`.
 
     Args:
         rows_base: rows of the base model of those sites that are to be ranked against each other: give the rows of one
             component, one direction and (for heads) one region.
         rows_tuned: the same of the tuned model.
         query_of: the query of each pair (`Manifest.query_of`).
+        measures: some of MEASURES; `kendall` and `rbo` take most of the time.
         n_resamples: of the queries, and so many relabellings of the sites.
 
     Returns:
@@ -98,9 +100,11 @@ def rank_similarity(
         LEAST_SITES sites or no such pair.
 
     Raises:
-        InputError: as `paired_sites`; or fewer than one resample.
+        InputError: as `paired_sites`; an unknown measure, or fewer than one resample.
     """
     check_confidence(confidence)
+    if unknown := [measure for measure in measures if measure not in MEASURES]:
+        raise InputError(f"measure {unknown[0]!r} does not exist: choose from {', '.join(MEASURES)}")
     if n_resamples < 1:
         raise InputError(f"n_resamples is {n_resamples}; give at least 1")
     paired = paired_sites(rows_base, rows_tuned, query_of).complete()
@@ -110,9 +114,10 @@ def rank_similarity(
     generator = np.random.default_rng(seed)
     ties = random_ties(n_sites, generator)
     base, tuned = (np.abs(m.mean(axis=1))[None] for m in (paired.effect_base, paired.effect_tuned))
-    values = {measure: float(found[0]) for measure, found in similarities(base, tuned, ties).items()}
-    null = chances(base, tuned, ties, relabellings(np.zeros(n_sites, dtype=np.intp), n_resamples, generator))
-    resampled = _resampled(paired, n_resamples, seed, ties)
+    values = {measure: float(found[0]) for measure, found in similarities(base, tuned, ties, measures).items()}
+    permutations = relabellings(np.zeros(n_sites, dtype=np.intp), n_resamples, generator)
+    null = chances(base, tuned, ties, permutations, measures)
+    resampled = _resampled(paired, n_resamples, seed, ties, measures)
     return [
         Similarity(
             measure,
@@ -123,7 +128,7 @@ def rank_similarity(
             n_pairs,
             len(set(paired.query_ids)),
         )
-        for measure in MEASURES
+        for measure in measures
     ]
 
 
@@ -149,12 +154,13 @@ def chances(
     other: Float64[np.ndarray, "1 site"],
     ties: Int[np.ndarray, "2 site"],
     permutations: Int[np.ndarray, "relabelling site"],
+    measures: Sequence[str] = MEASURES,
 ) -> dict[str, Chance]:
-    """How alike the two are when the sites of `other` are relabelled, by every measure of MEASURES."""
-    values = similarities(one, other, ties)
-    relabelled = similarities(one, other[0][permutations], ties)
+    """How alike the two are when the sites of `other` are relabelled, by each of `measures`."""
+    values = similarities(one, other, ties, measures)
+    relabelled = similarities(one, other[0][permutations], ties, measures)
     found = {}
-    for measure in MEASURES:
+    for measure in measures:
         value, null = float(values[measure][0]), relabelled[measure]
         if not np.isfinite(value):
             found[measure] = Chance(float("nan"), float("nan"))
@@ -173,8 +179,10 @@ def interval_of(resampled: _OfRow | None, confidence: float) -> tuple[float, flo
     return float(low), float(high)
 
 
-def similarities(one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"]) -> dict[str, _OfRow]:
-    """Every measure of MEASURES for each row of |effects|.
+def similarities(
+    one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"], measures: Sequence[str] = MEASURES
+) -> dict[str, _OfRow]:
+    """Each of `measures` (some of MEASURES) for each row of |effects|.
 
     Args:
         one: |effect| of each site in one model or run; larger is stronger. A single row is compared with every row of
@@ -186,23 +194,26 @@ def similarities(one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"]
     parts = []
     for start in range(0, len(other), step):
         chunk = slice(start, start + step)
-        parts.append(_similarities(one if len(one) == 1 else one[chunk], other[chunk], ties))
-    return {measure: np.concatenate([part[measure] for part in parts]) for measure in MEASURES}
+        parts.append(_similarities(one if len(one) == 1 else one[chunk], other[chunk], ties, measures))
+    return {measure: np.concatenate([part[measure] for part in parts]) for measure in measures}
 
 
-def _similarities(one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"]) -> dict[str, _OfRow]:
+def _similarities(
+    one: _Effects, other: _Effects, ties: Int[np.ndarray, "2 site"], measures: Sequence[str]
+) -> dict[str, _OfRow]:
     places = [_places(effects, order) for effects, order in ((one, ties[0]), (other, ties[1]))]
     deeper = np.maximum(*places)  # a site is among the first d of both lists if this is below d
-    ranks = [stats.rankdata(effects, axis=1) for effects in (one, other)]
-    pairs = zip(np.broadcast_to(one, other.shape), other, strict=True)
-    of_places = {"overlap_10": _overlap(deeper, 10), "overlap_20": _overlap(deeper, 20), "rbo": _rbo(deeper)}
     ranked = (np.ptp(one, axis=1) > 0) & (np.ptp(other, axis=1) > 0)  # effects that are all equal have no order
-    return {
-        "spearman": pearson(ranks[0], ranks[1]),
-        "kendall": np.array([_kendall(*pair) for pair in pairs]),
-        "pearson": pearson(one, other),
-        **{name: np.where(ranked, values, np.nan) for name, values in of_places.items()},
+    pairs = zip(np.broadcast_to(one, other.shape), other, strict=True)
+    how: dict[str, Callable[[], _OfRow]] = {
+        "spearman": lambda: spearman(one, other),
+        "kendall": lambda: np.array([_kendall(*pair) for pair in pairs]),
+        "pearson": lambda: pearson(one, other),
+        "overlap_10": lambda: np.where(ranked, _overlap(deeper, 10), np.nan),
+        "overlap_20": lambda: np.where(ranked, _overlap(deeper, 20), np.nan),
+        "rbo": lambda: np.where(ranked, _rbo(deeper), np.nan),
     }
+    return {measure: how[measure]() for measure in measures}
 
 
 def spearman(one: _Effects, other: _Effects) -> _OfRow:
@@ -219,13 +230,13 @@ def pearson(one: _Effects, other: _Effects) -> _OfRow:
 
 
 def _resampled(
-    paired: PairedSites, n_resamples: int, seed: int, ties: Int[np.ndarray, "2 site"]
+    paired: PairedSites, n_resamples: int, seed: int, ties: Int[np.ndarray, "2 site"], measures: Sequence[str]
 ) -> dict[str, _OfRow] | None:
     if len(set(paired.query_ids)) < 2:
         return None
     shares = resample_shares(paired.query_ids, n_resamples, seed)
     base, tuned = (np.abs(m @ shares).T for m in (paired.effect_base, paired.effect_tuned))
-    return similarities(np.ascontiguousarray(base), np.ascontiguousarray(tuned), ties)
+    return similarities(np.ascontiguousarray(base), np.ascontiguousarray(tuned), ties, measures)
 
 
 def _places(effects: _Effects, ties: Int[np.ndarray, " site"]) -> Int[np.ndarray, "row site"]:

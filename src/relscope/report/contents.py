@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,20 +19,13 @@ from relscope.analysis import (
 )
 from relscope.report import facts, findings, maps
 from relscope.report.findings import Finding
-from relscope.report.maps import EffectMap, Quantity, Scale
+from relscope.report.maps import EffectMap, HeadList, Quantity, Scale
+from relscope.report.mechanism import Mechanism, read_mechanism
+from relscope.report.support import Support, supports
 from relscope.results import Manifest, Run
 
 CONFIDENCE = 0.95
 TOP_HEADS = 10
-
-
-@dataclass(frozen=True)
-class HeadList:
-    """The strongest heads at one region, as rows of the site effects."""
-
-    region: str
-    direction: str
-    heads: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,8 @@ class Contents:
     heads: tuple[EffectMap, ...]
     head_lists: tuple[HeadList, ...]
     scale: Scale
+    supports: tuple[Support, ...]
+    mechanism: Mechanism
     findings: tuple[Finding, ...]
 
     @property
@@ -74,11 +70,14 @@ def read_contents(run: Run) -> Contents:
     flow, heads = maps.flow_maps(effects), maps.head_maps(effects)
     gap = _gap(effects)
     scale = maps.shared_scale(flow, heads, _quantity(effects))
-    directions = tuple(dict.fromkeys(m.direction for m in (*flow, *heads)))
+    mechanism = read_mechanism(run, rows, effects, scale.quantity, CONFIDENCE)
+    of_edges = mechanism.edges.maps if mechanism.edges else ()
+    supported = tuple(supports(rows, effects, query_of, CONFIDENCE))
+    directions = tuple(dict.fromkeys(m.direction for m in (*flow, *heads, *of_edges)))
     return Contents(
         manifest=manifest,
         rows=rows,
-        progress=tuple(facts.progress(manifest, rows)),
+        progress=tuple(facts.progress(manifest, rows, mechanism.read)),
         precision=precision_error(rows),
         quality=quality,
         gap=gap,
@@ -88,7 +87,9 @@ def read_contents(run: Run) -> Contents:
         heads=tuple(heads),
         head_lists=tuple(_head_list(effects, m) for m in heads),
         scale=scale,
-        findings=tuple(_findings(quality, gap, directions, flow, heads, scale)),
+        supports=supported,
+        mechanism=mechanism,
+        findings=(*_findings(quality, gap, directions, flow, heads, scale, supported), *mechanism.findings),
     )
 
 
@@ -118,12 +119,14 @@ def _findings(
     flow: list[EffectMap],
     heads: list[EffectMap],
     scale: Scale,
+    supported: Sequence[Support],
 ) -> list[Finding]:
     found = [findings.verdict_finding(quality, gap)] if quality is not None else []
     for direction in directions:
         of_direction = [
             *findings.flow_findings([m for m in flow if m.direction == direction], scale.quantity),
             *findings.head_findings([m for m in heads if m.direction == direction], scale.quantity, CONFIDENCE),
+            *(of.finding for of in supported if (of.experiment, of.direction) == ("heads", direction)),
         ]
         if len(directions) > 1:
             of_direction = [Finding(f"{f.title} ({direction})", f.text) for f in of_direction]

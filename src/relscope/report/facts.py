@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,8 +22,13 @@ EXPERIMENT_NAMES = {
     "judge": "verdicts",
     "flow": "information flow (layer × region)",
     "heads": "attention heads (layer × head × region)",
+    "edges": "attention edges (layer × head, from region to region)",
+    "joint": "heads patched together",
+    "interaction": "attention interaction scores (read)",
+    "vocabulary": "what heads and MLPs write (read)",
     EXACT_SAMPLE: "a sample measured again exactly",
 }
+READOUTS = ("interaction", "vocabulary")
 PRECISIONS = {
     "exact": "exact: as the model computes",
     "delta": "delta: matrix products in bfloat16, of differences from the run that is patched",
@@ -32,15 +37,18 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one experiment is: rows stored, and rows planned (None: nothing is)."""
+    """How far one experiment is: rows stored, and rows planned (None: nothing is). A readout has no rows."""
 
     experiment: str
     stored: int
     expected: int | None
+    readout: bool = False
 
     @property
     def words(self) -> str:
         """One sentence part, such as `flow: 120 of 480 rows (25 %)`."""
+        if self.readout:
+            return f"{self.experiment}: {'read' if self.stored else 'not read yet'}"
         if not self.expected:
             return f"{self.experiment}: {words.count(self.stored, 'row')}"
         share = words.percent(self.stored / self.expected)
@@ -138,14 +146,23 @@ def facts(
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
 
 
-def progress(manifest: Manifest, rows: pd.DataFrame) -> list[Progress]:
-    """How many rows each experiment has, and how many are planned: its sites times its pairs."""
+def progress(manifest: Manifest, rows: pd.DataFrame, read: Collection[str]) -> list[Progress]:
+    """How many rows each experiment has, and how many are planned: its sites times its pairs.
+
+    Args:
+        manifest: of the run.
+        rows: all that are stored.
+        read: the readouts that are stored; each is whole or not there.
+    """
     judged = len(manifest.pairs)
     patched = sum(not pair.filtered for pair in manifest.pairs)
     stored = Counter(str(name) for name in rows["experiment"])
-    names = dict.fromkeys(["judge", *asked_experiments(manifest), *sorted(stored)])
+    names = dict.fromkeys(["judge", *asked_experiments(manifest), *sorted(read), *sorted(stored)])
     steps = []
     for name in names:
+        if name in READOUTS:
+            steps.append(Progress(name, int(name in read), None, readout=True))
+            continue
         if name == EXACT_SAMPLE:  # of some pairs only
             steps.append(Progress(name, stored[name], None))
             continue

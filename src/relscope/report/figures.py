@@ -1,4 +1,4 @@
-"""What goes into a paper? The maps as PNG and PDF, drawn at the width of one column of a two-column page.
+"""What goes into a paper? Maps and scatter plots as PNG and PDF, drawn at the width of one column of two.
 
 They are drawn at 3.3 inches with 7-point type, so that they are placed unscaled. `flow`, `flow_attn_out` and
 `flow_mlp_out` share one colour scale, which ends at the largest value of attn_out and mlp_out: on the scale of
@@ -17,6 +17,7 @@ import numpy as np
 
 from relscope.report.contents import Contents
 from relscope.report.maps import COLOURS, MODULES, EffectMap, Quantity
+from relscope.report.scores import ScorePlot, named_heads
 from relscope.results.files import make_folder, write_whole
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ COLOUR_LABELS: dict[Quantity, str] = {
 
 
 def draw_figures(contents: Contents, folder: Path) -> list[Path]:
-    """Write every map of the run to `folder` as PNG and PDF; returns the PNG paths, a PDF beside each.
+    """Write every map of effects, and S against them, to `folder` as PNG and PDF; returns the PNG paths.
 
     Raises:
         RunError: the folder cannot be made or written.
     """
-    if not contents.flow and not contents.heads:
+    edges, scores = contents.mechanism.edges, contents.mechanism.scores
+    if not (contents.flow or contents.heads or edges or (scores and scores.plots)):
         return []
     import matplotlib as mpl
 
@@ -73,8 +75,16 @@ def draw_figures(contents: Contents, folder: Path) -> list[Path]:
                 paths.append(save(figure, folder / file_name(f"flow_{effect_map.name}{suffix}")))
             for effect_map in contents.heads:
                 if effect_map.direction == direction:
-                    figure = _heads_figure(effect_map, scale.quantity, scale.heads)
+                    figure = _heads_figure(effect_map, f"z at {effect_map.name}", scale.quantity, scale.heads)
                     paths.append(save(figure, folder / file_name(f"heads_{effect_map.name}{suffix}")))
+            for effect_map in edges.maps if edges else ():
+                if edges and effect_map.direction == direction:
+                    figure = _heads_figure(effect_map, effect_map.name, scale.quantity, edges.limit)
+                    name = effect_map.name.replace("<-", "_")
+                    paths.append(save(figure, folder / file_name(f"edges_{name}{suffix}")))
+            for plot in scores.plots if scores else ():
+                if plot.direction == direction:
+                    paths.append(save(_scatter(plot), folder / file_name(f"interaction_{plot.region}{suffix}")))
     return paths
 
 
@@ -96,17 +106,36 @@ def _flow_figure(flow: Sequence[EffectMap], quantity: Quantity, limit: float) ->
     return figure
 
 
-def _heads_figure(effect_map: EffectMap, quantity: Quantity, limit: float) -> Figure:
+def _heads_figure(effect_map: EffectMap, title: str, quantity: Quantity, limit: float) -> Figure:
     n_heads, n_layers = len(effect_map.rows), len(effect_map.layers)
     height = min(2.8, max(0.8, 2.8 * n_heads / n_layers))
     figure = new_figure(0.85 + height)
     axis = figure.subplots()
     mesh = draw_map(axis, effect_map, quantity, limit)
-    axis.set_title(plain_text(f"z at {effect_map.name}"), loc="left", pad=2.5)
+    axis.set_title(plain_text(title), loc="left", pad=2.5)
     axis.set_yticks(ticks(n_heads, 8))
     axis.set_ylabel("head", labelpad=2)
     axis.set_xlabel("layer", labelpad=1.5)
     colour_bar(figure, mesh, [axis], quantity, axes_inches=height)
+    return figure
+
+
+def _scatter(plot: ScorePlot) -> Figure:
+    figure = new_figure(2.3)
+    axis = figure.subplots()
+    marked = plot.heads["high_on_both"].to_numpy(dtype=bool)
+    score, effect = (plot.heads[name].to_numpy(dtype=np.float64) for name in ("mean", "effect"))
+    axis.axhline(0, color="#9a9a9a", linewidth=0.4, zorder=0)
+    axis.axvline(0, color="#9a9a9a", linewidth=0.4, zorder=0)
+    axis.scatter(score[~marked], effect[~marked], s=5, linewidths=0.5, facecolors="none", edgecolors=COLOURS[0])
+    axis.scatter(score[marked], effect[marked], s=9, linewidths=0, color=COLOURS[-1])
+    for i, name in named_heads(plot.heads).items():
+        axis.annotate(name, (score[i], effect[i]), xytext=(2.5, 2), textcoords="offset points", fontsize=6)
+    axis.set_title(plain_text(f"heads at {plot.region}"), loc="left", pad=2.5)
+    axis.set_xlabel("interaction score S", labelpad=1.5)
+    axis.set_ylabel("effect of z (logits)", labelpad=2)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
     return figure
 
 

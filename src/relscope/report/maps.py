@@ -55,7 +55,7 @@ Matrix = npt.NDArray[np.float64]
 class EffectMap:
     """One heat map. `cells[column]` is a matrix [row, layer]; NaN where the site was not measured."""
 
-    name: str  # the component of a flow map, the region of a head map
+    name: str  # the component of a flow map, the region of a head map, component and edge of an edge map
     direction: str
     rows: tuple[str, ...]  # regions, or head numbers as text
     layers: tuple[int, ...]
@@ -64,6 +64,15 @@ class EffectMap:
     def values(self, quantity: Quantity) -> Matrix:
         """The matrix [row, layer] that the colours show."""
         return self.cells[quantity]
+
+
+@dataclass(frozen=True)
+class HeadList:
+    """The strongest heads of one map (a region, or an edge), as rows of the site effects."""
+
+    name: str
+    direction: str
+    heads: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -100,17 +109,21 @@ def flow_maps(effects: pd.DataFrame, columns: Sequence[str] = CELL_COLUMNS) -> l
 
 def head_maps(effects: pd.DataFrame, columns: Sequence[str] = CELL_COLUMNS) -> list[EffectMap]:
     """One map for each direction and region of the experiment `heads`: heads x layers, with these columns."""
-    heads = effects[effects["experiment"] == "heads"]
+    return of_heads(effects[effects["experiment"] == "heads"], "region", columns)
+
+
+def of_heads(heads: pd.DataFrame, name: str, columns: Sequence[str]) -> list[EffectMap]:
+    """One map for each direction and each value of the column `name`, in the order of regions: heads x layers."""
     maps = []
     for direction in _names(heads["direction"]):
         here = heads[heads["direction"] == direction]
         layers = _layers(here)
         n_heads = int(here["head"].max()) + 1
-        for region in sorted(_names(here["region"]), key=words.region_key):
-            sites = here[here["region"] == region]
+        for value in sorted(_names(here[name]), key=words.region_key):
+            sites = here[here[name] == value]
             index = np.array([int(head) for head in sites["head"]], dtype=np.intp)
             cells = _matrices(sites, index, (n_heads, layers), columns)
-            maps.append(EffectMap(region, direction, tuple(str(h) for h in range(n_heads)), layers, cells))
+            maps.append(EffectMap(value, direction, tuple(str(h) for h in range(n_heads)), layers, cells))
     return maps
 
 

@@ -15,7 +15,10 @@ from typing import Any
 from relscope.report import assets, downloads, facts, verdicts, views, words
 from relscope.report.contents import Contents
 from relscope.report.maps import COLOURS, EffectMap
+from relscope.report.mechanism import SECTIONS as MECHANISM
+from relscope.report.mechanism import mechanism_values
 from relscope.report.notices import notices
+from relscope.report.support import SUPPORTED, Support
 from relscope.results import Manifest, PromptSample
 
 SECTIONS = (
@@ -25,6 +28,7 @@ SECTIONS = (
     ("exclusions", "Exclusions"),
     ("flow", "Information flow"),
     ("heads", "Heads"),
+    *MECHANISM.items(),
     ("prompts", "Prompts"),
     ("reading", "How to read"),
     ("data", "Data"),
@@ -46,12 +50,13 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
     runs = facts.runs_in_words(manifest)
     histogram = verdicts.histogram(judged) if len(judged) else None
     directions, plots = _directions(contents)
+    mechanism, drawn = mechanism_values(contents.mechanism, contents.scale.quantity)
     parts = downloads.row_parts(run_dir)
     shown, cut = _shown_manifest(manifest)
     return {
         "title": f"What causes the relevance verdict of {facts.short_name(facts.model_name(manifest))}",
         "lead": _lead(contents),
-        "sections": SECTIONS,
+        "sections": [(name, title) for name, title in SECTIONS if mechanism.get(name, True) is not None],
         "notices": notices(contents),
         "facts": facts.facts(
             manifest, contents.directions, experiments, contents.precision.sentence if contents.precision else None
@@ -69,6 +74,8 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "stage_words": words.REASONS,
         "directions": directions,
         "many_directions": len(directions) > 1,
+        "supports": _supports(contents),
+        **mechanism,
         "has_flow": bool(contents.flow),
         "has_heads": bool(contents.heads),
         "flow_empty": _empty_words(contents, "flow"),
@@ -93,11 +100,14 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
             "limits": _limits(contents),
             "limit_words": {name: f"{limit:g}" for name, limit in _limits(contents).items()},
             "zoom": contents.scale.zoom_helps,
-            "maps": plots,
+            "quantities": {"readout": "effect"},
+            "maps": [*plots, *drawn["maps"]],
+            "lines": drawn["lines"],
+            "points": drawn["points"],
             "verdicts": histogram,
             "runs": runs,
         },
-        "draws": bool(plots) or histogram is not None,
+        "draws": bool(plots or any(drawn.values())) or histogram is not None,
         "css": assets.own("report.css"),
         "js": assets.own("report.js"),
         "plotly": assets.plotly(),
@@ -121,12 +131,17 @@ def _directions(contents: Contents) -> tuple[list[dict[str, Any]], list[dict[str
                 one["top"] = [
                     row
                     for heads in contents.head_lists
-                    if kind == "heads" and (heads.region, heads.direction) == (effect_map.name, direction)
+                    if kind == "heads" and (heads.name, heads.direction) == (effect_map.name, direction)
                     for row in views.top_head_rows(heads, span)
                 ]
                 view[kind].append(one)
         shown.append(view)
     return shown, plots
+
+
+def _supports(contents: Contents) -> dict[str, list[Support]]:
+    """By experiment, one for each direction."""
+    return {name: [of for of in contents.supports if of.experiment == name] for name in SUPPORTED}
 
 
 def _of(maps: Sequence[EffectMap], direction: str) -> list[EffectMap]:
@@ -169,6 +184,7 @@ def _lead(contents: Contents) -> str:
         for text, there in (
             ("which layers (at which parts of the prompt)", bool(contents.flow)),
             ("which attention heads", bool(contents.heads)),
+            ("which attention edges", contents.mechanism.edges is not None),
         )
         if there
     ]

@@ -112,7 +112,10 @@ def notices(mechanisms: Mechanisms) -> list[Notice]:
     if growing:
         title = f"Not complete: {words.listing(run.name for run in growing)}"
         points = tuple(
-            f"{run.letter}: {step.words}" for run in growing for step in facts.progress(run.manifest, run.rows)
+            f"{run.letter}: {step.words}"
+            for run in growing
+            for step in facts.progress(run.manifest, run.rows, read=())
+            if not step.readout  # which are not compared
         )
         found.append(Notice("warn", title, "What follows is computed from the rows stored so far.", points))
     if _heads_of_other_models(mechanisms):

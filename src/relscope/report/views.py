@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from relscope.analysis import Estimate, JudgeQuality
 from relscope.report import words
-from relscope.report.contents import HeadList
 from relscope.report.findings import place, ranked_cells
-from relscope.report.maps import EffectMap, Matrix, Scale
+from relscope.report.maps import EffectMap, HeadList, Matrix, Scale
 from relscope.results import Segment
 
 MOST_TABLE_CELLS = 20_000  # of all tables together; a browser is slow to lay out more, and the CSV has them all
@@ -153,6 +153,7 @@ def top_head_rows(head_list: HeadList, span: tuple[float, float]) -> list[dict[s
                 "effect": words.number(estimate.value, decimals),
                 "interval": words.interval(estimate.low, estimate.high, decimals),
                 "ie": words.number(site["ie"], ie_decimals),
+                "q": words.probability(site["q_value"]),
                 "bar": bar(estimate, span, 0.0),
             }
         )
@@ -162,8 +163,12 @@ def top_head_rows(head_list: HeadList, span: tuple[float, float]) -> list[dict[s
 def bar_span(head_lists: Sequence[HeadList]) -> tuple[float, float]:
     """The range that holds 0 and every listed effect with its interval."""
     columns = ["effect", "effect_low", "effect_high"]
-    values = np.concatenate([[0.0], *(h.heads[columns].to_numpy(dtype=np.float64).ravel() for h in head_lists)])
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return padded(np.concatenate([[], *(h.heads[columns].to_numpy(dtype=np.float64).ravel() for h in head_lists)]))
+
+
+def padded(values: Float64[np.ndarray, " value"]) -> tuple[float, float]:
+    """The range that holds 0 and all `values`, and a little more."""
+    low, high = float(np.nanmin(values, initial=0.0)), float(np.nanmax(values, initial=0.0))
     if low == high:
         return -1.0, 1.0
     edge = 0.02 * (high - low)

@@ -23,6 +23,9 @@ COMPONENTS = {
     "resid_post": "Residual stream after the layer",
     "resid_pre": "Residual stream before the layer",
     "z": "Head output",
+    "scores": "Attention scores",
+    "pattern": "Attention weights",
+    "pattern_renormalised": "Attention weights, rows divided by their sums",
 }
 DIRECTIONS = {
     "denoise": "denoise (one activation of the clean run is put into the corrupted run)",
@@ -51,6 +54,13 @@ def interval(low: float | None, high: float | None, decimals: int = 2) -> str:
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return MISSING
     return f"[{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def probability(value: float) -> str:
+    """A p- or q-value: `0.034`, `< 0.001`, or an en dash if there is none."""
+    if not math.isfinite(value):
+        return MISSING
+    return "< 0.001" if value < 0.001 else number(value, 3)
 
 
 def decimals_for(values: Iterable[float]) -> int:

@@ -1,4 +1,4 @@
-// Draws the maps, the verdicts and (in comparisons) the scatter plots from the numbers in #plot-data, and unpacks the
+// Draws the maps, the verdicts, lines and scatter plots from the numbers in #plot-data, and unpacks the
 // files the page carries.
 (function () {
   "use strict";
@@ -32,6 +32,7 @@
     const cells = map.cells;
     if (cells.effect[i][j] === null) return "";
     const layer = map.layers[j];
+    if (map.group === "readout") return hoverReadout(map, i, j);
     const where = map.kind === "heads" ? "L" + layer + "H" + map.rows[i] + ", " + map.name : "layer " + layer + ", " + map.rows[i];
     if (map.family) return hoverFamily(map, where, i, j);
     const low = cells[data.quantity + "_low"][i][j], high = cells[data.quantity + "_high"][i][j];
@@ -42,6 +43,15 @@
       (low !== null && low <= 0 && high >= 0 ? "<br>the interval of the " + (data.quantity === "ie" ? "IE" : "effect") + " includes 0" : "") +
       "<br>P(yes) − P(no) changes by " + withInterval(cells.p_effect[i][j], cells.p_effect_low[i][j], cells.p_effect_high[i][j], map.p_decimals, queries) +
       "<br>n = " + n + (n === 1 ? " pair" : " pairs") + " of " + queries + (queries === 1 ? " query" : " queries");
+  }
+
+  const countWords = (n, queries) => "<br>n = " + n + (n === 1 ? " pair" : " pairs") + " of " + queries + (queries === 1 ? " query" : " queries");
+
+  function hoverReadout(map, i, j) {
+    const cells = map.cells, row = map.rows[i];
+    const where = map.columns ? row + " with " + map.columns[j] : map.kind === "heads" ? "L" + map.layers[j] + "H" + row : row + " of layer " + map.layers[j];
+    return "<b>" + escape(where) + "</b><br>" + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], map.decimals, cells.n_queries[i][j]) +
+      " " + map.unit + countWords(cells.n_pairs[i][j], cells.n_queries[i][j]);
   }
 
   function hoverFamily(map, where, i, j) {
@@ -86,10 +96,10 @@
   function drawMap(map) {
     const node = document.getElementById(map.id);
     const width = widthOf(node);
-    const rows = map.rows.length, columns = map.layers.length, flow = map.kind === "flow";
+    const rows = map.rows.length, columns = map.layers.length, flow = map.kind !== "heads";
     const longest = Math.max(...map.rows.map((row) => row.length));
     const bare = map.bare && !stacked.matches; // the rows are named at the first map of the line
-    const margin = { l: bare ? 4 : flow ? Math.round(7 * longest + 12) : 38, r: 4, t: 4, b: 38 };
+    const margin = { l: bare ? 4 : flow ? Math.round(7 * longest + 12) : 38, r: 4, t: 4, b: map.columns ? Math.round(7 * longest + 12) : 38 };
     const inner = width - margin.l - margin.r;
     const cell = inner / columns;
     const tall = flow ? 26 * rows : Math.min(440, Math.max(11 * rows, Math.min(cell, 26) * rows, 60));
@@ -108,6 +118,7 @@
     if (map.missing) layout.plot_bgcolor = colour("gap");
     const axis = { fixedrange: true, showgrid: false, zeroline: false, ticks: "", showline: false };
     layout.xaxis = { ...axis, title: { text: "layer", standoff: 6 }, tick0: 0, dtick: step(columns, inner, 30), range: [-0.5, columns - 0.5] };
+    if (map.columns) layout.xaxis = { ...axis, tickvals: map.layers, ticktext: map.columns.map(escape), tickangle: -90, range: layout.xaxis.range };
     layout.yaxis = { ...axis, range: [rows - 0.5, -0.5] };
     if (bare) {
       layout.yaxis.tickvals = [];
@@ -216,8 +227,54 @@
     return Plotly.react(node, [trace], layout, config);
   }
 
+  // The first line is drawn in the colour of the relevant document, whole; the second in that of the other, dashed.
+  function drawLines(plot) {
+    const node = document.getElementById(plot.id);
+    const traces = [];
+    plot.lines.forEach((line, k) => {
+      const stroke = colour(k ? "negative" : "positive");
+      if (line.low.every((value) => value !== null)) {
+        const band = { type: "scatter", mode: "lines", hoverinfo: "skip", line: { width: 0, color: stroke } };
+        traces.push({ ...band, x: line.x, y: line.low }, { ...band, x: line.x, y: line.high, fill: "tonexty", fillcolor: stroke + "33" });
+      }
+      traces.push({
+        type: "scatter", mode: line.x.length > 40 ? "lines" : "lines+markers", name: line.name, x: line.x, y: line.mean,
+        line: { color: stroke, width: 2, dash: k ? "dash" : "solid" }, marker: { size: 5, symbol: k ? "square" : "circle" },
+        hovertext: line.x.map((x, i) => "<b>" + escape(line.name) + "</b>, " + escape(plot.x_title) + " " + x + "<br>" + withInterval(line.mean[i], line.low[i], line.high[i], plot.decimals, 1)),
+        hovertemplate: "%{hovertext}<extra></extra>",
+      });
+    });
+    traces.forEach((trace) => { trace.showlegend = Boolean(trace.name); });
+    const layout = baseLayout(widthOf(node), 260, { l: 56, r: 8, t: 28, b: 44 });
+    layout.hovermode = "closest";
+    layout.showlegend = true;
+    layout.legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false, traceorder: "normal" };
+    const every = step(widest(plot.lines[0].x) + 1, layout.width, 40);
+    layout.xaxis = { fixedrange: true, zeroline: false, showgrid: false, title: { text: escape(plot.x_title), standoff: 8 }, tick0: 0, dtick: every };
+    layout.yaxis = { fixedrange: true, gridcolor: colour("line"), zerolinecolor: colour("muted"), title: { text: escape(plot.y_title), standoff: 6 }, nticks: 6 };
+    return Plotly.react(node, traces, layout, config);
+  }
+
+  function drawPoints(plot) {
+    const node = document.getElementById(plot.id);
+    const range = (axis, i, k) => withInterval(plot[axis][i], plot[axis + "_low"][i], plot[axis + "_high"][i], plot.decimals[k], plot.n_queries);
+    const trace = {
+      type: "scatter", mode: "markers+text", x: plot.x, y: plot.y, cliponaxis: false,
+      text: plot.shown_names, textposition: "top center", textfont: { size: 11.5, color: colour("ink") },
+      marker: { size: plot.marked.map((marked) => (marked ? 9 : 6)), symbol: plot.marked.map((marked) => (marked ? "circle" : "circle-open")), color: plot.marked.map((marked) => colour(marked ? "positive" : "negative")) },
+      hovertext: plot.names.map((name, i) => "<b>" + name + "</b><br>S " + range("x", i, 0) + "<br>effect " + range("y", i, 1) + " logits"),
+      hovertemplate: "%{hovertext}<extra></extra>",
+    };
+    const layout = baseLayout(widthOf(node), 300, { l: 58, r: 26, t: 16, b: 46 });
+    const axis = { fixedrange: true, gridcolor: colour("line"), zerolinecolor: colour("muted"), nticks: 6 };
+    layout.hovermode = "closest";
+    layout.xaxis = { ...axis, title: { text: escape(plot.x_title), standoff: 8 } };
+    layout.yaxis = { ...axis, title: { text: escape(plot.y_title), standoff: 8 } };
+    return Plotly.react(node, [trace], layout, config);
+  }
+
   function draw() {
-    const drawn = data.maps.map(drawMap).concat((data.scatters || []).map(drawScatter), (data.site_scatters || []).map(drawSites));
+    const drawn = data.maps.map(drawMap).concat((data.scatters || []).map(drawScatter), (data.site_scatters || []).map(drawSites), (data.lines || []).map(drawLines), (data.points || []).map(drawPoints));
     if (data.verdicts) drawn.push(drawVerdicts(data.verdicts));
     return Promise.all(drawn).then(() => { root.dataset.plots = "drawn"; });
   }

@@ -1,0 +1,152 @@
+"""Do heads that are patched together do more, or less, than each alone? The experiment `joint`.
+
+The matrix shows interaction = joint effect - sum of single effects for every two of the chosen heads, the curve both of
+its terms over the growing set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from relscope.analysis import Estimate, joint_interactions
+from relscope.report import plots, views, words
+from relscope.report.findings import Finding, estimate, excludes_zero
+from relscope.report.maps import EffectMap, limit_of
+
+_COLUMNS = {f"effect{end}": f"interaction{end}" for end in ("", "_low", "_high")}
+
+
+@dataclass(frozen=True)
+class JointSets:
+    """The sets of one direction. `growing` has them by size, each with the heads of the one before it."""
+
+    direction: str
+    heads: tuple[str, ...]  # in the order of the growing set
+    matrix: EffectMap
+    growing: pd.DataFrame
+    found: Finding
+
+
+def read_joint(
+    rows: pd.DataFrame, chosen: Sequence[str], query_of: Mapping[str, str], confidence: float
+) -> tuple[JointSets, ...]:
+    """Everything that the page shows of the sets, one entry a direction; none where no set is stored.
+
+    Args:
+        rows: of the run.
+        chosen: `Manifest.joint_heads`: the heads in the order of the growing set.
+        query_of: the query of each pair.
+        confidence: of the intervals.
+    """
+    sets = joint_interactions(rows, query_of, confidence=confidence)
+    found = []
+    for direction, here in sets.groupby("direction", sort=False):
+        singles = set(here.loc[here["n_heads"] == 1, "src"])
+        heads = tuple(name for name in chosen if name in singles)
+        if heads:
+            by_members = {
+                frozenset(str(name).split("+")): row
+                for name, row in zip(here["src"], here.to_dict("records"), strict=True)
+            }
+            growing = pd.DataFrame([by_members[m] for m in _prefixes(heads) if m in by_members])
+            matrix = _matrix(heads, by_members, str(direction))
+            found.append(JointSets(str(direction), heads, matrix, growing, _finding(heads, by_members, growing)))
+    return tuple(found)
+
+
+def joint_view(
+    joint: Sequence[JointSets],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """What the template shows of each direction, the matrices, and the curves for the script."""
+    shown, maps, lines = [], [], []
+    for number, sets in enumerate(joint):
+        limit = limit_of([sets.matrix.cells["effect"]])
+        plot = views.plot_map(sets.matrix, f"joint-{number}", "matrix")
+        group = {"group": "readout", "unit": "logits", "limits": {"effect": limit}, "columns": list(sets.heads)}
+        maps.append({**plot, **group})
+        of_lines = [
+            (name, sets.growing.rename(columns={f"{column}{end}": new for end, new in _ENDS.items()}))
+            for name, column in (("joint effect", "effect"), ("sum of single effects", "sum_of_singles"))
+        ]
+        curve = [(name, frame[["n_heads", *_ENDS.values()]]) for name, frame in of_lines]
+        lines.append(plots.lines(f"growing-{number}", "heads patched together", "logits", curve, x="n_heads"))
+        shown.append(
+            {
+                "id": f"joint-{number}",
+                "curve": f"growing-{number}",
+                "direction": sets.direction,
+                "limit": f"{limit:g}",
+                "has_pairs": len(sets.heads) > 1,
+                "found": sets.found,
+                "rows": [_row(step) for step in sets.growing.to_dict("records")],
+            }
+        )
+    return shown, maps, lines
+
+
+_ENDS = {"": "mean", "_low": "low", "_high": "high"}
+
+
+def shown_name(head: str) -> str:
+    """`L12H3@last` as `L12H3 last`."""
+    return head.replace("@", " ")
+
+
+def _prefixes(heads: Sequence[str]) -> list[frozenset[str]]:
+    return [frozenset(heads[:size]) for size in range(1, len(heads) + 1)]
+
+
+def _matrix(heads: Sequence[str], by_members: Mapping[frozenset[str], Mapping[Any, Any]], direction: str) -> EffectMap:
+    n = len(heads)
+    cells = {name: np.full((n, n), np.nan) for name in (*_COLUMNS, "n_pairs", "n_queries")}
+    for i, one in enumerate(heads):
+        for j, other in enumerate(heads):
+            of_two = by_members.get(frozenset((one, other))) if i != j else None
+            for name, matrix in cells.items():
+                if of_two is not None:
+                    matrix[i, j] = of_two[_COLUMNS.get(name, name)]
+    return EffectMap("interaction of two heads", direction, tuple(heads), tuple(range(n)), cells)
+
+
+def _finding(
+    heads: Sequence[str], by_members: Mapping[frozenset[str], Mapping[Any, Any]], growing: pd.DataFrame
+) -> Finding:
+    largest = growing.to_dict("records")[-1]
+    n = int(largest["n_heads"])
+    together = _of(largest, "interaction")
+    text = (
+        f"The {words.count(n, 'head')} together have an effect of {estimate(_of(largest, 'effect'))} logits; their "
+        f"single effects sum to {estimate(_of(largest, 'sum_of_singles'))}: an interaction of {estimate(together)}, "
+        f"{_meaning(together, _of(largest, 'sum_of_singles'))}."
+    )
+    pairs = [(members, row) for members, row in by_members.items() if len(members) == 2]
+    if pairs:
+        members, row = max(pairs, key=lambda pair: abs(pair[1]["interaction"]))
+        clear = sum(excludes_zero(_of(of_two, "interaction")) for _, of_two in pairs)
+        named = " and ".join(shown_name(head) for head in heads if head in members)
+        text += (
+            f" Of {words.count(len(pairs), 'pair')} of heads the largest interaction is that of {named} "
+            f"({estimate(_of(row, 'interaction'))}); the intervals of {clear:,} exclude 0."
+        )
+    return Finding(f"Joint patches: {words.count(n, 'head')} together, {estimate(_of(largest, 'effect'))} logits", text)
+
+
+def _meaning(together: Estimate, singles: Estimate) -> str:
+    if not excludes_zero(together):
+        return "whose interval holds 0 or is missing, so that it may be none"
+    return "less than the sum" if together.value * singles.value < 0 else "more than the sum"
+
+
+def _of(row: Mapping[Any, Any], name: str) -> Estimate:
+    return Estimate(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
+
+
+def _row(step: Mapping[Any, Any]) -> dict[str, Any]:
+    return {"n_heads": int(step["n_heads"])} | {
+        name: estimate(_of(step, name)) for name in ("effect", "sum_of_singles", "interaction")
+    }

@@ -1,0 +1,90 @@
+"""What do heads read, write and pass on? The readouts, edges and sets of heads of a run, in the paper's order.
+
+A section is on the page only where its data are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+
+from relscope.report import edges, facts, joint, scores, written
+from relscope.report.findings import Finding
+from relscope.report.maps import Quantity
+from relscope.results import CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY, Run, read_readout
+
+SECTIONS: Final = {
+    "written": "What heads write",
+    "edges": "Edges",
+    "scores": "Interaction score",
+    "joint": "Joint patches",
+}
+_TABLES: Final = {"interaction": INTERACTION, "contributions": CONTRIBUTIONS, "lens": LENS, "vocabulary": VOCABULARY}
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """What was measured of each section; `read` names the readouts that are stored."""
+
+    read: frozenset[str]
+    written: written.Written | None
+    edges: edges.Edges | None
+    scores: scores.Scores | None
+    joint: tuple[joint.JointSets, ...]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Of every section, in the order of the page."""
+        found = [*self.written.findings] if self.written else []
+        found += [section.found for section in (self.edges, self.scores) if section]
+        several = len(self.joint) > 1
+        return found + [
+            Finding(f"{s.found.title} ({s.direction})", s.found.text) if several else s.found for s in self.joint
+        ]
+
+
+def read_mechanism(
+    run: Run, rows: pd.DataFrame, effects: pd.DataFrame, quantity: Quantity, confidence: float
+) -> Mechanism:
+    """Compute it from the rows, their effects and the readouts of a run.
+
+    Raises:
+        RunError: the table of a readout is damaged.
+    """
+    query_of = run.manifest.query_of
+    tables = {name: read_readout(run.directory, schema) for name, schema in _TABLES.items()}
+    answers = facts.lookup(run.manifest.identity, "prompt.answers")
+    shown = [str(answer) for answer in answers] if isinstance(answers, list) else []
+    return Mechanism(
+        read=frozenset(name for name in ("interaction", "vocabulary") if len(tables[name])),
+        written=written.read_written(tables, effects, query_of, shown, confidence),
+        edges=edges.read_edges(rows, effects, query_of, quantity, confidence),
+        scores=scores.read_scores(tables["interaction"], rows, effects, query_of, confidence),
+        joint=joint.read_joint(rows, run.manifest.joint_heads, query_of, confidence),
+    )
+
+
+def mechanism_values(
+    mechanism: Mechanism, quantity: Quantity
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """What the template shows of each section (None: it is not on the page), and what the script draws."""
+    shown: dict[str, Any] = dict.fromkeys(SECTIONS)
+    maps: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
+    if mechanism.written:
+        shown["written"], of_parts, of_lens = written.written_view(mechanism.written)
+        maps += of_parts
+        lines += of_lens
+    if mechanism.edges:
+        shown["edges"], of_edges = edges.edges_view(mechanism.edges, quantity)
+        maps += of_edges
+    if mechanism.scores:
+        shown["scores"], points = scores.scores_view(mechanism.scores)
+    if mechanism.joint:
+        shown["joint"], matrices, curves = joint.joint_view(mechanism.joint)
+        maps += matrices
+        lines += curves
+    return shown, {"maps": maps, "lines": lines, "points": points}

@@ -1,0 +1,122 @@
+"""How far can the effects of one experiment be trusted? Which sites are important, and would others be found again?
+
+A site is important only by q-value and size together. Where so few queries were measured that no site could be, that
+is said instead of passing for a result. Everything here is a sentence computed from the effects and the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from relscope.analysis import (
+    LEAST_IE,
+    MOST_Q,
+    Stability,
+    important_sites,
+    significance_limits,
+    split_half_stability,
+)
+from relscope.report import words
+from relscope.report.findings import Finding, estimate, place
+
+SUPPORTED: Final = ("flow", "heads", "edges")
+"""Experiments of single sites; the sets of `joint` share their heads, so that counting them would count heads twice."""
+MOST_NAMED = 5
+RULE: Final = f"q ≤ {MOST_Q:g} and |IE| ≥ {LEAST_IE:g}"
+
+
+@dataclass(frozen=True)
+class Support:
+    """Sentences about one experiment and direction; `caveat` is empty where there is none."""
+
+    experiment: str
+    direction: str
+    important: str
+    caveat: str
+    stability: str
+
+    @property
+    def finding(self) -> Finding:
+        """Which sites are important, with the caveat."""
+        return Finding(f"Important {self.experiment}", f"{self.important} {self.caveat}".rstrip())
+
+
+def supports(
+    rows: pd.DataFrame, effects: pd.DataFrame, query_of: Mapping[str, str], confidence: float
+) -> list[Support]:
+    """What can be said for each direction of `flow`, `heads` and `edges`.
+
+    Args:
+        rows: of the run.
+        effects: of all its sites, as `site_effects` gives them.
+        query_of: the query of each pair.
+        confidence: share of the divisions that the range of the stability holds.
+    """
+    rows = rows[rows["experiment"].isin(SUPPORTED)]
+    effects = effects[effects["experiment"].isin(SUPPORTED)]
+    stabilities = {(s.experiment, s.direction): s for s in split_half_stability(rows, query_of, confidence=confidence)}
+    found = []
+    for limit in significance_limits(effects):
+        key = (limit.experiment, limit.direction)
+        here = effects[(effects["experiment"] == key[0]) & (effects["direction"] == key[1])]
+        # a limit that some sites have passed is none to the reader
+        passed = limit.sites_needed == 1 or bool((here["q_value"] <= MOST_Q).any())
+        caveat = "" if passed else f"{limit}."
+        found.append(Support(*key, important_words(here), caveat, stability_words(stabilities[key], confidence)))
+    return found
+
+
+def important_words(sites: pd.DataFrame) -> str:
+    """How many of these sites are important, and the strongest of them by name."""
+    of = f"of {words.count(len(sites), 'site')}"
+    if sites["unstable_ie"].all():
+        return f"None {of} can be called important: the gap may be 0, so that IE has no size."
+    chosen = sites[important_sites(sites)]
+    if not len(chosen):
+        return f"None {of} is important ({RULE})."
+    order = np.argsort(-chosen["ie"].abs().to_numpy(dtype=np.float64), kind="stable")
+    named = [
+        f"{site_name(site)} (IE {estimate_of(site, 'ie')}, q {words.probability(site['q_value'])})"
+        for site in chosen.iloc[order[:MOST_NAMED]].to_dict("records")
+    ]
+    more = len(chosen) - len(named)
+    rest = [f"{more:,} more"] if more else []
+    verb = "is" if len(chosen) == 1 else "are"
+    return f"{len(chosen):,} {of} {verb} important ({RULE}): {words.listing([*named, *rest])}."
+
+
+def stability_words(stability: Stability, confidence: float) -> str:
+    """How well two halves of the queries agree."""
+    if math.isnan(stability.pearson.value):
+        return "Split-half stability: none can be given; it needs two queries, three sites, and sites that differ."
+    text = (
+        f"Split-half stability: the effects of two random halves of the {stability.n_queries:,} queries correlate with "
+        f"Pearson's r = {estimate(stability.pearson, 2)} and Spearman's {estimate(stability.spearman, 2)} over "
+        f"{words.count(stability.n_sites, 'site')} (in brackets: {words.percent(confidence)} of the divisions)"
+    )
+    whole = stability.pearson_of_whole
+    return f"{text}; two whole runs would reach r = {words.number(whole)}." if math.isfinite(whole) else f"{text}."
+
+
+def site_name(site: Mapping[Any, Any]) -> str:
+    """`L12H3 at the last token`, `L12H3, scores, query<-document`, `mlp_out of layer 3 at the document`."""
+    if pd.notna(site["head"]):
+        name = words.head_name(int(site["layer"]), int(site["head"]))
+        if site["dest"] is None:
+            return f"{name} {place(str(site['region']))}"
+        return f"{name} ({site['component']}, {site['dest']}<-{site['src']})"
+    return f"{site['component']} of layer {int(site['layer'])} {place(str(site['region']))}"
+
+
+def estimate_of(site: Mapping[Any, Any], name: str) -> str:
+    """A column of a site with its interval."""
+    decimals = words.decimals_for([site[name]])
+    span = words.interval(site[f"{name}_low"], site[f"{name}_high"], decimals)
+    value = words.number(site[name], decimals)
+    return value if span == words.MISSING else f"{value} {span}"
