@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from lora_folders import write_lora
 
 from example_pairs import aligned
@@ -89,3 +90,13 @@ def test_two_models_that_share_weights_share_them_still(llama: Any, llama_folder
     alone = load_judge(llama_folder, adapter=adapter, device="cpu", dtype="bfloat16-weights")
     ids, answers = [list(range(3, 40))], [(5, 6)]
     assert torch.equal(tuned.logit_diff(ids, answers), alone.logit_diff(ids, answers))
+
+
+def test_a_model_that_accelerate_has_placed_computes_so_too() -> None:
+    whole, _ = rounded_and_mixed("llama", 120)
+    mixed = copy.deepcopy(whole).to(torch.bfloat16)
+    for module in mixed.modules():
+        add_hook_to_module(module, AlignDevicesHook(execution_device="cpu"))
+    widen_activations(mixed)
+    ids = torch.arange(3, 60)[None]
+    torch.testing.assert_close(mixed(input_ids=ids).logits, whole(input_ids=ids).logits, rtol=1e-5, atol=1e-5)

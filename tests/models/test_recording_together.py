@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from families import FAMILIES, as_judge, tiny_model
+from families import CONFIGS, D_MODEL, FAMILIES, N_HEADS, as_judge, from_config, tiny_model
+from relscope.errors import InputError
 from relscope.models import JudgeModel, RecordedRun
 from relscope.models import judge as judge_module
 from relscope.models.recording import Recorder, record
@@ -57,6 +58,8 @@ def test_together_and_alone(judge: JudgeModel, with_products: bool, shared: bool
     n = len(PREFIX) if shared else 0
     assert passes == [(1, n)] * shared + [(2, 42 - n), (2, 37 - n)]
     for run, prompt in zip(found, PROMPTS, strict=True):
+        for read, handed_on in zip(run.resid_pre[1:], run.resid_post[:-1], strict=True):
+            assert read.data_ptr() == handed_on.data_ptr()  # no second copy
         (alone,) = record(judge, [prompt], Recorder(), with_products=with_products)
         assert_equal(run, alone)
 
@@ -81,3 +84,30 @@ def test_nothing_is_shared_by_a_model_that_cannot_go_on_from_a_beginning(monkeyp
     assert judge.contract.restartable
     for run, prompt in zip(judge.record_all(PROMPTS), PROMPTS, strict=True):
         assert_equal(run, judge.record(prompt))
+
+
+def test_prompts_are_run_alone_where_their_length_changes_the_rotary_frequencies() -> None:
+    factors = [1.0] * (D_MODEL // N_HEADS // 2)
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": factors,
+            "long_factor": [4.0 * factor for factor in factors], "original_max_position_embeddings": 45}  # fmt: skip
+    config = CONFIGS["phi3"](V)
+    config.rope_parameters, config.original_max_position_embeddings = rope, 45
+    judge = as_judge(from_config(config))
+    short, long = [*PREFIX, *range(20, 40)], [*PREFIX, *range(20, 70)]
+    together = judge.record_all([short] * 30 + [long])
+    for run, prompt in ((together[0], short), (together[-1], long)):
+        assert_equal(run, judge.record(prompt))
+    answers = [(5, 6)]
+    both = judge.logit_diff([short, long], answers * 2)
+    assert both.tolist() == pytest.approx([judge.logit_diff([p], answers).item() for p in (short, long)], abs=1e-5)
+
+
+def test_prompts_longer_than_the_model_are_refused_whatever_they_share() -> None:
+    judge = as_judge(tiny_model("gpt2", V))
+    prompts = [[7] * 300 + [token] * 300 for token in (8, 9)]
+    with pytest.raises(InputError, match="a prompt has 600 tokens and the model reads at most 512"):
+        judge.record_all(prompts)
+
+
+def test_no_prompts_are_no_runs() -> None:
+    assert as_judge(tiny_model("llama", V)).record_all([]) == []

@@ -105,6 +105,8 @@ def patch_pairs(
     where `memory_bytes`, or the device's memory, does not suffice for that, they go one by one. `on_group` is called
     with the patches that are done of a pair.
     """
+    if not work:
+        return []
     for _, patches in work:
         check_patches(judge, patches)
     if restart is None:
@@ -274,7 +276,7 @@ def check_precision(judge: JudgeModel, precision: str, *, restart: bool) -> None
     if precision not in get_args(Precision):
         raise InputError(f"precision {precision!r} does not exist: {did_you_mean(precision, get_args(Precision))}")
     if precision == "delta" and not restart:
-        why = judge.contract.why_not_restartable or "the call forbids them"
+        why = "the call forbids them" if judge.contract.restartable else judge.contract.why_not_restartable
         raise InputError(f"precision 'delta' is one of restarts: use 'exact'. {why}")
     if precision == "delta" and judge.dtype != torch.float32:
         dtype = str(judge.dtype).removeprefix("torch.")

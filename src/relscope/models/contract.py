@@ -239,11 +239,11 @@ def _row_gap(a: Tensor, b: Tensor) -> float:
     their units would let anything pass at the other positions; rounding is as large as these units allow at theirs.
     """
     scale = b.float().abs().amax(-1, keepdim=True).clamp(min=1e-9)
-    return _largest((a.float() - b.float()).abs() / scale)
+    return _largest((a.float() - b.to(a.device).float()).abs() / scale.to(a.device))
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
-    return _largest((a.float() - b.float()).abs())
+    return _largest((a.float() - b.to(a.device).float()).abs())
 
 
 def _largest(errors: Tensor) -> float:

@@ -186,7 +186,7 @@ class JudgeModel:
         no mask is needed and positions stay as they are.
         """
         hidden: list[Tensor | None] = [None] * len(ids)
-        for batch in _by_length(ids, tokens_per_batch):
+        for batch in self._batches(ids, tokens_per_batch):
             padded = self.padded([ids[i] for i in batch])
             states = self.decoder(input_ids=padded, use_cache=False).last_hidden_state
             for row, i in enumerate(batch):
@@ -200,7 +200,7 @@ class JudgeModel:
             InputError: a prompt has more tokens than the model has positions.
         """
         longest = max(map(len, ids))
-        self._check_length(longest)
+        self.check_length(longest)
         rows = [[*prompt, *[0] * (longest - len(prompt))] for prompt in ids]
         return torch.tensor(rows, dtype=torch.long, device=self.device)
 
@@ -230,12 +230,14 @@ class JudgeModel:
         def recorded(of: Sequence[Sequence[int]], prefix: RecordedRun | None = None) -> list[RecordedRun]:
             return record(self, of, Recorder() if for_restart else None, with_products=with_products, prefix=prefix)
 
+        if not prompts:
+            return []
         prefix = None
-        shared = _shared_prefix(prompts)
+        shared = [] if self._length_matters else _shared_prefix(prompts)
         if for_restart and (len(prompts) - 1) * len(shared) >= _WORTH_SHARING and self.contract.continuable:
             (prefix,) = recorded([shared])
         runs: dict[int, RecordedRun] = {}
-        for batch in _by_length(prompts, _TOKENS_RECORDED_AT_ONCE):
+        for batch in self._batches(prompts, _TOKENS_RECORDED_AT_ONCE):
             runs.update(zip(batch, recorded([prompts[i] for i in batch], prefix), strict=True))
         return [runs[i] for i in range(len(prompts))]
 
@@ -326,7 +328,25 @@ class JudgeModel:
             raw, _ = block.attention(block.norm_before_attention(resid_pre), **kwargs)
         return raw
 
-    def _check_length(self, n_tokens: int) -> None:
+    @functools.cached_property
+    def _length_matters(self) -> bool:
+        """Whether the length of what is run together changes the rotary frequencies, and so every number."""
+        return bool(_rope_types(self.config) & {"longrope", "dynamic"})
+
+    def _batches(self, prompts: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
+        """Numbers of the prompts that are run together, the longest first: nearly equal lengths need little padding."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        while order:
+            n_fit = 1 if self._length_matters else max(1, tokens_per_batch // len(prompts[order[-1]]))
+            yield order[-n_fit:]
+            order = order[:-n_fit]
+
+    def check_length(self, n_tokens: int) -> None:
+        """Refuse more tokens than the model has positions.
+
+        Raises:
+            InputError: says how many it has.
+        """
         limit = getattr(self.config, "max_position_embeddings", None)
         if limit is not None and n_tokens > limit:
             raise InputError(
@@ -356,10 +376,8 @@ def _shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     return first[: next((i for i in range(n) if first[i] != last[i]), n)]
 
 
-def _by_length(prompts: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Numbers of the prompts that are run together, the longest first: nearly equal lengths need little padding."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    while order:
-        n_fit = max(1, tokens_per_batch // len(prompts[order[-1]]))
-        yield order[-n_fit:]
-        order = order[:-n_fit]
+def _rope_types(config: Any) -> set[str]:
+    """How rotary frequencies are scaled; some models say so for each type of layer."""
+    options = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    each = [options, *(of for of in options.values() if isinstance(of, dict))]
+    return {str(of.get("rope_type", of.get("type"))) for of in each}

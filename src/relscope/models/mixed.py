@@ -44,6 +44,8 @@ def widen_activations(model: Any) -> None:
     for module in model.modules():
         if type(module) in _WIDENING:
             module.__class__ = _WIDENING[type(module)]
+            if "_old_forward" in module.__dict__:  # accelerate has put a forward of its own before it
+                module._old_forward = type(module).forward.__get__(module)
             matrices.add(id(module.weight))
     embedded = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
     for tensor in (*model.parameters(), *model.buffers()):

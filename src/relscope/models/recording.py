@@ -64,9 +64,9 @@ class ByLayer(tuple[Tensor, ...]):
 class RecordedRun:
     """Activations of one prompt's forward pass, batch dimension removed. Read-only by convention.
 
-    `resid_pre[l]` [pos, d_model] is what layer l reads and `resid_post[l]` what it hands on (one tensor with
-    `resid_pre[l + 1]`); `attn_out[l]` and `mlp_out[l]`, of the same shape, are what is added to the residual stream,
-    after any post-norm; `z[l]` [pos, head, d_head] is the heads' output before the output projection;
+    `resid_pre[l]` [pos, d_model] is what layer l reads and `resid_post[l]` what it hands on; `attn_out[l]` and
+    `mlp_out[l]`, of the same shape, are what is added to the residual stream, after any post-norm; `z[l]`
+    [pos, head, d_head] is the heads' output before the output projection;
     `q`, `k` and `v` are as attention sees them (after rotary embedding), `scaling` and `softcap` what it makes scores
     with. `layer_kwargs[l]` is what the model passed to layer l's attention, from which a restart takes its share.
     `products[l]` holds what the linear modules of layer l read and gave, for restarts on differences. What attention
@@ -255,6 +255,7 @@ def record(
     Raises:
         UnsupportedAttentionError: the model's attention cannot be replaced.
     """
+    judge.check_length(max(map(len, prompts)))
     n_prefix = 0 if prefix is None else prefix.n_positions
     ids = judge.padded([prompt[n_prefix:] for prompt in prompts])
     replaced = contextlib.nullcontext() if recorder is None else attention_replaced(judge.config, recorder)
@@ -346,12 +347,18 @@ def _joined(prefix: RecordedRun, run: RecordedRun) -> RecordedRun:
 
     masks = {id(mask): torch.cat([functional.pad(first, (0, run.n_positions)), mask])
              for first, mask in zip(prefix.mask, run.mask, strict=True)}  # fmt: skip
+    resid_post = along_positions("resid_post")
+    resid_pre = [torch.cat([prefix.resid_pre[0], run.resid_pre[0]])]
+    for layer in range(1, len(resid_post)):
+        # What a layer hands on is what the next one reads: one tensor, where nothing lies between them.
+        is_same = run.resid_pre[layer].data_ptr() == run.resid_post[layer - 1].data_ptr()
+        both = [prefix.resid_pre[layer], run.resid_pre[layer]]
+        resid_pre.append(resid_post[layer - 1] if is_same else torch.cat(both))
     return replace(
         run,
-        **{
-            name: along_positions(name)
-            for name in ("resid_pre", "attn_out", "mlp_out", "resid_post", "z", "q", "k", "v")
-        },
+        resid_pre=ByLayer(resid_pre),
+        resid_post=resid_post,
+        **{name: along_positions(name) for name in ("attn_out", "mlp_out", "z", "q", "k", "v")},
         mask=tuple(masks[id(mask)] for mask in run.mask),
         layer_kwargs=tuple(map(_joined_kwargs, prefix.layer_kwargs, run.layer_kwargs)),
         products=tuple(map(_joined_products, prefix.products, run.products)),

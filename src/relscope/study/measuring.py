@@ -71,7 +71,9 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
     for group in _fitting(work, costs, sweep):
         n_done = 0
         measured = sweep.patch(group, on_group)
-        progress.advance(sum(len(sites) for _, sites in group) - n_done, 0.0)  # sites that cannot change anything
+        progress.advance(
+            max(0, sum(len(sites) for _, sites in group) - n_done), 0.0
+        )  # sites that cannot change anything
         rows: dict[str, list[pd.DataFrame]] = defaultdict(list)
         for (pair, sites), patched in zip(group, measured, strict=True):
             experiments = [experiment for experiment, _ in todo[pair.pair_id]]
