@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from relscope.errors import InputError
 from relscope.interventions.placing import PlacedPatch, place_patches
 from relscope.interventions.sites import Patch, Precision
 from relscope.interventions.wavefront import ROWS_PER_CHUNK, changed_rows
@@ -39,6 +40,7 @@ class PatchCost:
     """Cost of patching the sites of one pair, each alone.
 
     Attributes:
+        n_tokens: positions of each of the two prompts.
         n_patches: sites whose patch is computed (the others cannot change anything).
         n_positions: positions that are recomputed, summed over patches and layers.
         flops: floating-point operations of the patches.
@@ -50,6 +52,7 @@ class PatchCost:
         patches_bytes: memory of the patched activations of all patches at once.
     """
 
+    n_tokens: int
     n_patches: int
     n_positions: int
     flops: float
@@ -90,18 +93,32 @@ def transfer_cost(receiver: JudgeModel, pair: AlignedPair, patches: Sequence[Pat
     return _cost(receiver, place_patches(pair.clean, patches, 0), len(pair.clean.ids), restart=restart)
 
 
-def memory_for_patches(memory_bytes: int, costs: Sequence[PatchCost]) -> int | None:
-    """What a bound leaves for patched activations when pairs are patched together; None if it is too little."""
-    left = memory_bytes - max(of.chunk_bytes for of in costs) - sum(of.recorded_bytes for of in costs)
-    return left if left >= max(of.patch_bytes for of in costs) else None
+def fit_together(memory_bytes: int, costs: Sequence[PatchCost]) -> bool:
+    """Whether a bound holds the recorded runs of several pairs at once, and one patch beside them."""
+    return _memory_left(memory_bytes, costs) >= max(of.patch_bytes for of in costs)
 
 
-def too_little_memory(memory_bytes: int, cost: PatchCost, n_tokens: int) -> str:
+def memory_for_patches(memory_bytes: int, costs: Sequence[PatchCost]) -> int:
+    """What a bound leaves for patched activations when pairs are patched together.
+
+    Raises:
+        InputError: it is too little for one patch; says what would do for the first pair.
+    """
+    if not fit_together(memory_bytes, costs):
+        raise InputError(too_little_memory(memory_bytes, costs[0]))
+    return _memory_left(memory_bytes, costs)
+
+
+def _memory_left(memory_bytes: int, costs: Sequence[PatchCost]) -> int:
+    return memory_bytes - max(of.chunk_bytes for of in costs) - sum(of.recorded_bytes for of in costs)
+
+
+def too_little_memory(memory_bytes: int, cost: PatchCost) -> str:
     """What a user is told about a bound that is too low for one pair."""
     mib = {name: f"{math.ceil(getattr(cost, f'{name}_bytes') / 2**20)} MiB" for name in ("recorded", "chunk", "least")}
     return (
-        f"memory: {memory_bytes / 2**20:.3g} MiB are too little for a pair of {n_tokens} tokens: its two recorded runs "
-        f"take {mib['recorded']}, a chunk of rows {mib['chunk']}; give at least {mib['least']}, or cut documents "
+        f"memory: {memory_bytes / 2**20:.3g} MiB are too little for a pair of {cost.n_tokens} tokens: its two recorded "
+        f"runs take {mib['recorded']}, a chunk of rows {mib['chunk']}; give at least {mib['least']}, or cut documents "
         "(max_document_tokens)"
     )
 
@@ -133,6 +150,7 @@ def _cost(
         suffixes.append(n_suffix)
     of_position = shape.d_model * judge.dtype.itemsize
     return PatchCost(
+        n_tokens=n_tokens,
         n_patches=len(placed),
         n_positions=n_positions,
         flops=flops,

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relscope.errors import InputError, did_you_mean
-from relscope.interventions.cost import memory_for_patches, patch_cost, too_little_memory
+from relscope.interventions.cost import fit_together, memory_for_patches, patch_cost
 from relscope.interventions.full_pass import full_pass
 from relscope.interventions.placing import PlacedPatch, place_patches
 from relscope.interventions.sites import Direction, Patch, Precision, sites_of
@@ -114,11 +114,9 @@ def patch_pairs(
     check_precision(judge, precision, restart=restart)
     how: dict[str, Any] = {"direction": direction, "restart": restart, "precision": precision, "on_group": on_group}
     costs = [patch_cost(judge, pair, patches, restart=restart, precision=precision) for pair, patches in work]
-    for_patches = memory_for_patches(memory_bytes, costs)
-    if len(work) > 1 and for_patches is None:
+    if len(work) > 1 and not fit_together(memory_bytes, costs):
         return [patched for item in work for patched in patch_pairs(judge, [item], memory_bytes=memory_bytes, **how)]
-    if for_patches is None:
-        raise InputError(too_little_memory(memory_bytes, costs[0], len(work[0][0].clean.ids)))
+    for_patches = memory_for_patches(memory_bytes, costs)
     try:
         return _patch_together(judge, work, memory_bytes=for_patches, **how)
     except torch.OutOfMemoryError:

@@ -27,8 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relscope.errors import InputError
-from relscope.interventions.cost import patch_cost, too_little_memory
+from relscope.interventions.cost import memory_for_patches, patch_cost
 from relscope.interventions.patching import (
     DEFAULT_MEMORY_BYTES,
     PatchedPair,
@@ -124,9 +123,7 @@ def _memory_for_paths(judge: JudgeModel, pair: AlignedPair, paths: Sequence[Path
     """What a bound leaves for each of the `_RUNS_OF_PATH`."""
     cost = patch_cost(judge, pair, [path.sender for path in paths], restart=True)
     cost = dataclasses.replace(cost, patch_bytes=_RUNS_OF_PATH * cost.patch_bytes)
-    if memory_bytes < cost.least_bytes:
-        raise InputError(too_little_memory(memory_bytes, cost, len(pair.clean.ids)))
-    return (memory_bytes - cost.recorded_bytes - cost.chunk_bytes) // _RUNS_OF_PATH
+    return memory_for_patches(memory_bytes, [cost]) // _RUNS_OF_PATH
 
 
 @dataclass

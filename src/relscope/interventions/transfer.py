@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from relscope.errors import InputError
-from relscope.interventions.cost import memory_for_patches, too_little_memory, transfer_cost
+from relscope.interventions.cost import memory_for_patches, transfer_cost
 from relscope.interventions.patching import (
     DEFAULT_MEMORY_BYTES,
     PatchedPair,
@@ -97,10 +97,7 @@ def transfer_pair(
     check_patches(transfer.receiver, patches)
     restart = transfer.may_restart() if restart is None else restart
     read = pair.clean if prompt == "clean" else pair.corrupted
-    cost = transfer_cost(transfer.receiver, pair, patches, restart=restart)
-    for_patches = memory_for_patches(memory_bytes, [cost])
-    if for_patches is None:
-        raise InputError(too_little_memory(memory_bytes, cost, len(read.ids)))
+    for_patches = memory_for_patches(memory_bytes, [transfer_cost(transfer.receiver, pair, patches, restart=restart)])
     keep_attention = restart or replaces_attention(patches)
     base = transfer.receiver.record(read.ids, for_restart=keep_attention)
     source = transfer.donor.record(read.ids, for_restart=keep_attention)

@@ -93,8 +93,7 @@ def require_memory(pairs: Sequence[AlignedPair], costs: Sequence[PatchCost], mem
     """
     longest = max(range(len(costs)), key=lambda i: costs[i].least_bytes, default=None)
     if longest is not None and costs[longest].least_bytes > memory_bytes:
-        n_tokens = len(pairs[longest].clean.ids)
-        raise InputError(f"{pairs[longest].pair_id}: {too_little_memory(memory_bytes, costs[longest], n_tokens)}")
+        raise InputError(f"{pairs[longest].pair_id}: {too_little_memory(memory_bytes, costs[longest])}")
 
 
 def _fitting(work: Work, costs: Sequence[PatchCost], sweep: Sweep) -> Iterator[Work]:
