@@ -127,8 +127,9 @@ class Recorder:
     def __call__(self, call: AttentionCall, /) -> Tensor:
         """Attention over the call's own keys and values."""
         # Layers of one kind are given the same mask, which is large for long prompts.
-        self.calls[call.layer] = call
-        self.mask[call.layer] = self._of_model.setdefault(id(call.mask), visible(call))
+        if id(call.mask) not in self._of_model:
+            self._of_model[id(call.mask)] = visible(call)
+        self.calls[call.layer], self.mask[call.layer] = call, self._of_model[id(call.mask)]
         return self._attend(call, self.mask[call.layer])
 
     def _attend(self, call: AttentionCall, mask: Tensor) -> Tensor:
