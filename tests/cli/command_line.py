@@ -15,6 +15,19 @@ PROGRAM = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from relscope.cli import main; main()"
 )
 
+WITHOUT_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "tokenizers", "peft"):
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Refuse())
+from relscope.cli import main
+main()
+"""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -5,24 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import Command, run_python
+from command_line import WITHOUT_TORCH, Command, run_python
 
 from relscope.results import Manifest, create_or_resume, open_run
 from synthetic import write_synthetic_run
 from synthetic_comparison import write_comparison
-
-WITHOUT_TORCH = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "tokenizers", "peft"):
-            raise ImportError(f"{name} is not installed here")
-
-sys.meta_path.insert(0, Refuse())
-from relscope.cli import main
-main()
-"""
 
 
 def small_run(folder: Path, order: str, seed: int) -> Path:

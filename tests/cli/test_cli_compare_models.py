@@ -7,24 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Command, run_python
+from command_line import WITHOUT_TORCH, Command, run_python
 
 from relscope.report import words
 from relscope.study import StudyConfig
 from synthetic_comparison import BASE, TUNED, new_head, write_comparison
-
-WITHOUT_TORCH = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "tokenizers", "peft"):
-            raise ImportError(f"{name} is not installed here")
-
-sys.meta_path.insert(0, Refuse())
-from relscope.cli import main
-main()
-"""
 
 
 class Compared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import run_python
+from command_line import WITHOUT_TORCH, run_python
 
 from relscope.study import run_study
 from tiny_study import tiny_config
@@ -19,19 +19,6 @@ try:
     main()
 finally:
     print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
-"""
-
-WITHOUT_TORCH = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "tokenizers", "peft"):
-            raise ImportError(f"{name} is not installed here")
-
-sys.meta_path.insert(0, Refuse())
-from relscope.cli import main
-main()
 """
 
 

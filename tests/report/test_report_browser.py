@@ -69,6 +69,13 @@ class Opened:
         )
         return found
 
+    def assert_within(self, width: int) -> None:
+        """With every part unfolded, nothing reaches out of a window of this width, and nothing goes wrong."""
+        self.tab.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        assert self.tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert self.beyond_the_edge() == []
+        assert self.problems == []
+
     def __enter__(self) -> Opened:
         return self
 
@@ -170,10 +177,7 @@ def test_pointing_at_a_listed_head_shows_its_square(opened: Opened) -> None:
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_page_never_scrolls_sideways(browser: Any, report: Path, width: int) -> None:
     with Opened(browser, report, width) as page:
-        page.tab.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
-        assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.beyond_the_edge() == []
-        assert page.problems == []
+        page.assert_within(width)
 
 
 def test_labels_do_not_overlap_on_a_phone_with_32_layers_of_32_heads(browser: Any, tmp_path: Path) -> None:

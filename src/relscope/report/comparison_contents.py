@@ -29,6 +29,7 @@ from relscope.report import words
 from relscope.report.comparison_folder import MODELS, TRANSFER_FOLDERS, StoredComparison
 from relscope.report.comparison_maps import Family, difference_families, transfer_families
 from relscope.report.contents import CONFIDENCE
+from relscope.report.findings import strongest
 from relscope.report.maps import MODULES, Quantity
 
 STRONGEST: Final = 10
@@ -90,8 +91,7 @@ class Comparison:
         single = _comparable(self.differences)
         here = single[single["head"].notna() if kind == "heads" else single["head"].isna()]
         column = "ie_difference" if self.has_shares("effects") else "difference"
-        size = here[column].abs().to_numpy(dtype=np.float64)
-        return here.iloc[np.argsort(-size, kind="stable")[:k]].reset_index(drop=True)
+        return strongest(here, column, k).reset_index(drop=True)
 
 
 def compare(stored: StoredComparison) -> Comparison:

@@ -15,9 +15,9 @@ import pandas as pd
 
 from relscope.analysis import Similarity, important_sites, rank_similarity
 from relscope.report import views, words
-from relscope.report.findings import Finding, estimate, place
+from relscope.report.findings import Finding, estimate, estimate_of, place, strongest
 from relscope.report.maps import CELL_COLUMNS, EffectMap, HeadList, Quantity, limit_of, of_heads
-from relscope.report.support import estimate_of, site_name
+from relscope.report.support import site_name
 
 TOP_EDGES = 10
 MEASURES_SHOWN = ("pearson", "spearman", "overlap_10")
@@ -70,11 +70,11 @@ def edges_view(edges: Edges, quantity: Quantity) -> tuple[dict[str, Any], list[d
         identifier = f"edge-{number}"
         plot = views.plot_map(effect_map, identifier, "heads")
         plots.append({**plot, "limits": {quantity: edges.limit}})
-        strongest = views.top_head_rows(top, span)
+        rows = views.top_head_rows(top, span)
         label = f"Heat map, head by layer, of {effect_map.name}; {views.QUANTITY_WORDS[quantity]}. "
-        label += f"Largest: {strongest[0]['name']}, effect {strongest[0]['effect']} {strongest[0]['interval']}."
+        label += f"Largest: {rows[0]['name']}, effect {rows[0]['effect']} {rows[0]['interval']}."
         title = {"id": identifier, "name": effect_map.name, "direction": effect_map.direction, "label": label}
-        shown.append({**title, "top": strongest})
+        shown.append({**title, "top": rows})
     several = len({m.direction for m in edges.maps}) > 1
     similar = [_similarity_row(one, several=several) for one in edges.similarities]
     view = {"maps": shown, "many_directions": several, "similar": similar, "found": edges.found}
@@ -97,8 +97,9 @@ def _reading_order(effect_map: EffectMap) -> tuple[Any, ...]:
 
 def _strongest(here: pd.DataFrame, effect_map: EffectMap) -> HeadList:
     of_map = here[(here["edge"] == effect_map.name) & (here["direction"] == effect_map.direction)]
-    order = np.argsort(-of_map["effect"].abs().to_numpy(dtype=np.float64), kind="stable")
-    return HeadList(effect_map.name, effect_map.direction, of_map.iloc[order[:TOP_EDGES]].reset_index(drop=True))
+    return HeadList(
+        effect_map.name, effect_map.direction, strongest(of_map, "effect", TOP_EDGES).reset_index(drop=True)
+    )
 
 
 def _similarities(rows: pd.DataFrame, query_of: Mapping[str, str], confidence: float) -> list[EdgeSimilarity]:
@@ -141,10 +142,9 @@ def _similarity_row(similarity: EdgeSimilarity, *, several: bool) -> dict[str, A
 
 
 def _finding(here: pd.DataFrame, similar: list[EdgeSimilarity], quantity: Quantity) -> Finding:
-    order = np.argsort(-here[quantity].abs().to_numpy(dtype=np.float64), kind="stable")
-    strongest = here.iloc[order[:3]].to_dict("records")
+    largest = strongest(here, quantity, 3).to_dict("records")
     unit = "IE" if quantity == "ie" else "effect"
-    named = [f"{site_name(site)} with {unit} {estimate_of(site, quantity)}" for site in strongest]
+    named = [f"{site_name(site)} with {unit} {estimate(estimate_of(site, quantity))}" for site in largest]
     n_important = int(important_sites(here).sum())
     text = (
         f"Of {words.count(len(here), 'edge')} the largest are {words.listing(named)}; "
@@ -159,6 +159,6 @@ def _finding(here: pd.DataFrame, similar: list[EdgeSimilarity], quantity: Quanti
             f"r = {estimate(closest.measures['pearson'].value, 2)} and Spearman's "
             f"{estimate(closest.measures['spearman'].value, 2)}."
         )
-    best = strongest[0]
+    best = largest[0]
     name = words.head_name(int(best["layer"]), int(best["head"]))
     return Finding(f"Edges: the largest effect is {name}'s, {best['dest']}<-{best['src']}", text)

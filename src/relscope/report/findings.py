@@ -7,10 +7,12 @@ would by chance, because the strongest of many sites looks stronger than it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from relscope.analysis import Estimate, JudgeQuality
 from relscope.report import words
@@ -64,6 +66,22 @@ def estimate(value: Estimate, decimals: int | None = None) -> str:
     if np.isnan(value.low):
         return text
     return f"{text} {words.interval(value.low, value.high, places)}"
+
+
+def estimate_of(row: Mapping[Any, Any], name: str) -> Estimate:
+    """A column of a row, with its interval from `NAME_low` to `NAME_high`."""
+    return Estimate(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
+
+
+def mean_of(row: Mapping[Any, Any]) -> Estimate:
+    """The columns `mean`, `low` and `high` of a row."""
+    return Estimate(float(row["mean"]), float(row["low"]), float(row["high"]))
+
+
+def strongest(frame: pd.DataFrame, column: str, k: int | None = None) -> pd.DataFrame:
+    """The `k` rows (all, if None) of largest |value| in a column, the largest first, equal ones in their order."""
+    size = frame[column].abs().to_numpy(dtype=np.float64)
+    return frame.iloc[np.argsort(-size, kind="stable")[:k]]
 
 
 def excludes_zero(value: Estimate) -> bool:

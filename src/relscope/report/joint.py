@@ -15,10 +15,12 @@ import pandas as pd
 
 from relscope.analysis import Estimate, joint_interactions
 from relscope.report import plots, views, words
-from relscope.report.findings import Finding, estimate, excludes_zero
+from relscope.report.findings import Finding, estimate, estimate_of, excludes_zero
 from relscope.report.maps import EffectMap, limit_of
 
-_COLUMNS = {f"effect{end}": f"interaction{end}" for end in ("", "_low", "_high")}
+_QUANTITIES = ("effect", "sum_of_singles", "interaction")
+_ENDS = {"": "mean", "_low": "low", "_high": "high"}
+_COLUMNS = {f"effect{end}": f"interaction{end}" for end in _ENDS}
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,6 @@ def joint_view(
     return shown, maps, lines
 
 
-_ENDS = {"": "mean", "_low": "low", "_high": "high"}
-
-
 def shown_name(head: str) -> str:
     """`L12H3@last` as `L12H3 last`."""
     return head.replace("@", " ")
@@ -118,22 +117,22 @@ def _finding(
 ) -> Finding:
     largest = growing.to_dict("records")[-1]
     n = int(largest["n_heads"])
-    together = _of(largest, "interaction")
+    effect, singles, together = (estimate_of(largest, name) for name in _QUANTITIES)
     text = (
-        f"The {words.count(n, 'head')} together have an effect of {estimate(_of(largest, 'effect'))} logits; their "
-        f"single effects sum to {estimate(_of(largest, 'sum_of_singles'))}: an interaction of {estimate(together)}, "
-        f"{_meaning(together, _of(largest, 'sum_of_singles'))}."
+        f"The {words.count(n, 'head')} together have an effect of {estimate(effect)} logits; their "
+        f"single effects sum to {estimate(singles)}: an interaction of {estimate(together)}, "
+        f"{_meaning(together, singles)}."
     )
     pairs = [(members, row) for members, row in by_members.items() if len(members) == 2]
     if pairs:
         members, row = max(pairs, key=lambda pair: abs(pair[1]["interaction"]))
-        clear = sum(excludes_zero(_of(of_two, "interaction")) for _, of_two in pairs)
+        clear = sum(excludes_zero(estimate_of(of_two, "interaction")) for _, of_two in pairs)
         named = " and ".join(shown_name(head) for head in heads if head in members)
         text += (
             f" Of {words.count(len(pairs), 'pair')} of heads the largest interaction is that of {named} "
-            f"({estimate(_of(row, 'interaction'))}); the intervals of {clear:,} exclude 0."
+            f"({estimate(estimate_of(row, 'interaction'))}); the intervals of {clear:,} exclude 0."
         )
-    return Finding(f"Joint patches: {words.count(n, 'head')} together, {estimate(_of(largest, 'effect'))} logits", text)
+    return Finding(f"Joint patches: {words.count(n, 'head')} together, {estimate(effect)} logits", text)
 
 
 def _meaning(together: Estimate, singles: Estimate) -> str:
@@ -142,11 +141,5 @@ def _meaning(together: Estimate, singles: Estimate) -> str:
     return "less than the sum" if together.value * singles.value < 0 else "more than the sum"
 
 
-def _of(row: Mapping[Any, Any], name: str) -> Estimate:
-    return Estimate(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
-
-
 def _row(step: Mapping[Any, Any]) -> dict[str, Any]:
-    return {"n_heads": int(step["n_heads"])} | {
-        name: estimate(_of(step, name)) for name in ("effect", "sum_of_singles", "interaction")
-    }
+    return {"n_heads": int(step["n_heads"])} | {name: estimate(estimate_of(step, name)) for name in _QUANTITIES}

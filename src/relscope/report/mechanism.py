@@ -58,7 +58,7 @@ def read_mechanism(
     answers = facts.lookup(run.manifest.identity, "prompt.answers")
     shown = [str(answer) for answer in answers] if isinstance(answers, list) else []
     return Mechanism(
-        read=frozenset(name for name in ("interaction", "vocabulary") if len(tables[name])),
+        read=frozenset(name for name in facts.READOUTS if len(tables[name])),
         written=written.read_written(tables, effects, query_of, shown, confidence),
         edges=edges.read_edges(rows, effects, query_of, quantity, confidence),
         scores=scores.read_scores(tables["interaction"], rows, effects, query_of, confidence),

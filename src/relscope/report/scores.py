@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from relscope.analysis import Estimate, ScoreCorrelation, interaction_score_means, score_correlations
+from relscope.analysis import ScoreCorrelation, interaction_score_means, score_correlations
 from relscope.report import plots, words
-from relscope.report.findings import Finding, estimate, place
+from relscope.report.findings import Finding, estimate, estimate_of, mean_of, place
 
 HIGH = 10
 """A head is high on S, or on |effect|, if it is among so many first."""
@@ -101,7 +101,7 @@ def correlation_words(plot: ScorePlot) -> str:
 def _finding(heads: pd.DataFrame, found: list[ScorePlot]) -> Finding:
     best = max(heads.to_dict("records"), key=lambda head: float(head["mean"]))
     name = words.head_name(int(best["layer"]), int(best["head"]))
-    score = estimate(_score(best), 2)
+    score = estimate(mean_of(best), 2)
     at_query = [plot for plot in found if plot.region == "query"] or found
     text = f"S is largest in {name} ({score})."
     if at_query:
@@ -109,15 +109,6 @@ def _finding(heads: pd.DataFrame, found: list[ScorePlot]) -> Finding:
         correlated = correlation_words(plot)
         text += f" Against the effect of z {place(plot.region)}: {correlated[0].lower()}{correlated[1:]}"
     return Finding(f"Interaction score: {name} matches query and document most", text)
-
-
-def _score(head: Mapping[Any, Any]) -> Estimate:
-    """S with its interval."""
-    return Estimate(float(head["mean"]), float(head["low"]), float(head["high"]))
-
-
-def _of(head: Mapping[Any, Any], name: str) -> Estimate:
-    return Estimate(*(float(head[f"{name}{end}"]) for end in ("", "_low", "_high")))
 
 
 def _names(heads: pd.DataFrame) -> list[str]:
@@ -172,6 +163,6 @@ def _row(head: Mapping[Any, Any], scores: Scores) -> dict[str, Any]:
     for plot in scores.plots:
         at = plot.heads[(plot.heads["layer"] == head["layer"]) & (plot.heads["head"] == head["head"])]
         decimals = words.decimals_for(plot.heads["effect"])  # of all heads, so that a column can be compared by eye
-        cells.append(estimate(_of(at.to_dict("records")[0], "effect"), decimals) if len(at) else words.MISSING)
-    score = estimate(_score(head), 2)
+        cells.append(estimate(estimate_of(at.to_dict("records")[0], "effect"), decimals) if len(at) else words.MISSING)
+    score = estimate(mean_of(head), 2)
     return {"name": words.head_name(int(head["layer"]), int(head["head"])), "score": score, "cells": cells}

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 
 from relscope.analysis import (
@@ -23,7 +22,7 @@ from relscope.analysis import (
     split_half_stability,
 )
 from relscope.report import words
-from relscope.report.findings import Finding, estimate, place
+from relscope.report.findings import Finding, estimate, estimate_of, place, strongest
 
 SUPPORTED: Final = ("flow", "heads", "edges")
 """Experiments of single sites; the sets of `joint` share their heads, so that counting them would count heads twice."""
@@ -80,10 +79,9 @@ def important_words(sites: pd.DataFrame) -> str:
     chosen = sites[important_sites(sites)]
     if not len(chosen):
         return f"None {of} is important ({RULE})."
-    order = np.argsort(-chosen["ie"].abs().to_numpy(dtype=np.float64), kind="stable")
     named = [
-        f"{site_name(site)} (IE {estimate_of(site, 'ie')}, q {words.probability(site['q_value'])})"
-        for site in chosen.iloc[order[:MOST_NAMED]].to_dict("records")
+        f"{site_name(site)} (IE {estimate(estimate_of(site, 'ie'))}, q {words.probability(site['q_value'])})"
+        for site in strongest(chosen, "ie", MOST_NAMED).to_dict("records")
     ]
     more = len(chosen) - len(named)
     rest = [f"{more:,} more"] if more else []
@@ -112,11 +110,3 @@ def site_name(site: Mapping[Any, Any]) -> str:
             return f"{name} {place(str(site['region']))}"
         return f"{name} ({site['component']}, {site['dest']}<-{site['src']})"
     return f"{site['component']} of layer {int(site['layer'])} {place(str(site['region']))}"
-
-
-def estimate_of(site: Mapping[Any, Any], name: str) -> str:
-    """A column of a site with its interval."""
-    decimals = words.decimals_for([site[name]])
-    span = words.interval(site[f"{name}_low"], site[f"{name}_high"], decimals)
-    value = words.number(site[name], decimals)
-    return value if span == words.MISSING else f"{value} {span}"

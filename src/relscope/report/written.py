@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from relscope.analysis import Estimate, Remainder, clean_minus_corrupted, readout_means, remainder
+from relscope.analysis import Remainder, clean_minus_corrupted, readout_means, remainder
 from relscope.report import plots, views, words
-from relscope.report.findings import Finding, estimate, excludes_zero, place
+from relscope.report.findings import Finding, estimate, excludes_zero, mean_of, place, strongest
 from relscope.report.maps import EffectMap, limit_of
 
 MOST_HEADS = 12
@@ -179,11 +179,10 @@ def _region_words(vocabulary: pd.DataFrame, region: str, effects: pd.DataFrame, 
         ranked_by, column, frame = f"effect of z {place(region)}, in logits", "effect", measured
     else:  # then what they write into LD is all there is to rank them by
         ranked_by, column, frame = "direct contribution to the gap, in logits", "mean", parts[parts["part"] == "head"]
-    order = np.argsort(-frame[column].abs().to_numpy(dtype=np.float64), kind="stable")
     decimals = words.decimals_for(frame[column])
     tokens = {key: of.sort_values("rank") for key, of in here.groupby(["layer", "head"])}
     heads = []
-    for site in frame.iloc[order[:MOST_HEADS]].to_dict("records"):
+    for site in strongest(frame, column, MOST_HEADS).to_dict("records"):
         of_head = tokens[int(site["layer"]), int(site["head"])]
         ends = (tuple(of_head.loc[of_head["end"] == end, "token"].map(str)) for end in ("top", "bottom"))
         size = words.number(site[column], decimals)
@@ -216,16 +215,15 @@ def _answers(head: HeadWords, end: str, answers: set[str]) -> list[str]:
 
 def _parts_finding(written: Written) -> Finding:
     parts, whole = _split(written.parts)
-    order = np.argsort(-parts["mean"].abs().to_numpy(dtype=np.float64), kind="stable")
-    strongest = parts.iloc[order[:3]].to_dict("records")
-    named = [f"{part_name(part)} ({estimate(_mean(part))})" for part in strongest]
+    largest = strongest(parts, "mean", 3).to_dict("records")
+    named = [f"{part_name(part)} ({estimate(mean_of(part))})" for part in largest]
     of_kind = parts.groupby("part")["mean"].sum()
     heads, mlps = (words.number(float(of_kind.get(kind, 0.0))) for kind in ("head", "mlp"))
     text = (
-        f"Of the gap of {estimate(_mean(whole))} logits, heads write {heads} and MLPs {mlps} directly; the largest "
+        f"Of the gap of {estimate(mean_of(whole))} logits, heads write {heads} and MLPs {mlps} directly; the largest "
         f"parts are {words.listing(named)}."
     )
-    return Finding(f"Direct contributions: the largest is that of {part_name(strongest[0])}", text)
+    return Finding(f"Direct contributions: the largest is that of {part_name(largest[0])}", text)
 
 
 def _lens_finding(written: Written) -> Finding:
@@ -234,10 +232,10 @@ def _lens_finding(written: Written) -> Finding:
     steps = here[here["region"] == region].sort_values("layer").to_dict("records")
     since = None
     for step in reversed(steps):
-        if not (excludes_zero(_mean(step)) and step["mean"] * steps[-1]["mean"] > 0):
+        if not (excludes_zero(mean_of(step)) and step["mean"] * steps[-1]["mean"] > 0):
             break
         since = step
-    end = f"after the last layer the difference is {estimate(_mean(steps[-1]))} logits"
+    end = f"after the last layer the difference is {estimate(mean_of(steps[-1]))} logits"
     if since is None:
         title = "Logit lens: the runs do not part for good"
         return Finding(title, f"{place(region).capitalize()}, {end}, and its interval holds 0 (or there is none).")
@@ -245,7 +243,7 @@ def _lens_finding(written: Written) -> Finding:
     side = "above" if since["mean"] > 0 else "below"
     text = (
         f"{place(region).capitalize()}, LD of the clean run lies {side} that of the corrupted run at every layer from "
-        f"{layer} on, with intervals of the difference that exclude 0 (there {estimate(_mean(since))}); {end}."
+        f"{layer} on, with intervals of the difference that exclude 0 (there {estimate(mean_of(since))}); {end}."
     )
     return Finding(f"Logit lens: the runs part for good after layer {layer}", text)
 
@@ -256,21 +254,16 @@ def _split(parts: pd.DataFrame) -> tuple[pd.DataFrame, Mapping[Any, Any]]:
     return parts[~is_whole], parts[is_whole].to_dict("records")[0]
 
 
-def _mean(row: Mapping[Any, Any]) -> Estimate:
-    return Estimate(float(row["mean"]), float(row["low"]), float(row["high"]))
-
-
 def _part_rows(parts: pd.DataFrame) -> list[dict[str, Any]]:
     some, whole = _split(parts)
-    order = np.argsort(-some["mean"].abs().to_numpy(dtype=np.float64), kind="stable")
-    shown = some.iloc[order[:MOST_PARTS]]
+    shown = strongest(some, "mean", MOST_PARTS)
     ends = shown[["mean", "low", "high"]].to_numpy(dtype=np.float64)
     span = views.padded(ends.ravel())
     rows = [
-        {"name": part_name(part), "value": estimate(_mean(part)), "bar": views.bar(_mean(part), span, 0.0)}
+        {"name": part_name(part), "value": estimate(mean_of(part)), "bar": views.bar(mean_of(part), span, 0.0)}
         for part in shown.to_dict("records")
     ]
-    return [*rows, {"name": "LD: the sum of all parts", "value": estimate(_mean(whole)), "bar": None}]
+    return [*rows, {"name": "LD: the sum of all parts", "value": estimate(mean_of(whole)), "bar": None}]
 
 
 def _part_maps(parts: pd.DataFrame) -> list[tuple[EffectMap, str]]:
