@@ -72,6 +72,13 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
 
 FAMILIES = tuple(CONFIGS)
 
+_EXPERTS: dict[str, Any] = {**_GROUPED, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+CONFIGS_OF_EXPERTS: dict[str, Callable[[int], Any]] = {
+    "qwen3_moe": lambda v: hf.Qwen3MoeConfig(vocab_size=v, **_EXPERTS, head_dim=16, num_experts=8),
+    "mixtral": lambda v: hf.MixtralConfig(vocab_size=v, **_EXPERTS, num_local_experts=8),
+}
+"""Mixtures of experts, which are in no family of the table and recognised by structure."""
+
 
 @torch.no_grad()
 def draw_weights(model: torch.nn.Module, seed: int = 0) -> None:
@@ -91,7 +98,7 @@ def from_config(config: Any, seed: int = 0) -> Any:
 
 def tiny_model(family: str, vocab_size: int, seed: int = 0) -> Any:
     """The Hugging Face model of a family."""
-    return from_config(CONFIGS[family](vocab_size), seed)
+    return from_config((CONFIGS | CONFIGS_OF_EXPERTS)[family](vocab_size), seed)
 
 
 def as_judge(model: Any, tokenizer: Any = None) -> JudgeModel:

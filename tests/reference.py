@@ -49,6 +49,8 @@ NAMES = {
     "gpt_neox parallel": _NEOX,
     "gpt_neox sequential": _NEOX,
     "gpt_oss": _LLAMA,
+    "qwen3_moe": _LLAMA,
+    "mixtral": _LLAMA,
 }
 
 

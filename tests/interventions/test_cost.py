@@ -8,7 +8,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from example_pairs import aligned
-from families import MODULE_COMPONENTS, N_HEADS, N_KV_HEADS, N_LAYERS, tiny_judge
+from families import CONFIGS_OF_EXPERTS, MODULE_COMPONENTS, N_HEADS, N_KV_HEADS, N_LAYERS, tiny_judge
 from relscope.interventions import Site, all_sites, patch_cost, patch_pair
 
 # Left out of the count: the answers' rows of the unembedding, and in families with biases or norms nothing but
@@ -51,3 +51,12 @@ def test_sites_that_change_nothing_cost_nothing(tiny_tokenizer: Any) -> None:
     cost = patch_cost(judge, pair, sites, restart=True)
     assert (cost.n_patches, cost.n_positions, cost.flops, cost.full_pass_flops) == (0, 0, 0, 0)
     assert counted(judge, pair, sites, True) == pytest.approx(cost.recording_flops, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", CONFIGS_OF_EXPERTS)
+def test_of_a_mixture_of_experts_those_are_counted_that_a_position_is_sent_to(family: str, tiny_tokenizer: Any) -> None:
+    judge, pair = tiny_judge(family, tiny_tokenizer), aligned(tiny_tokenizer)
+    judge.model.set_experts_implementation("eager")  # torch does not count grouped products
+    sites = all_sites(["z"], ["document"], N_LAYERS, N_HEADS)
+    cost = patch_cost(judge, pair, sites, restart=True)
+    assert counted(judge, pair, sites, True) == pytest.approx(cost.flops + cost.recording_flops, rel=TOLERANCE)

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from example_pairs import aligned
-from families import CONFIGS, MODULE_COMPONENTS, N_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
+from families import (
+    CONFIGS,
+    CONFIGS_OF_EXPERTS,
+    MODULE_COMPONENTS,
+    N_HEADS,
+    N_LAYERS,
+    as_judge,
+    from_config,
+    tiny_judge,
+)
 from reference import Reference
 from relscope.interventions import Site, all_sites, patch_pair
 from relscope.models import JudgeModel, check_contract
@@ -83,6 +92,14 @@ def test_the_plain_way_equals_full_passes(judge: JudgeModel, reference: Referenc
     pair = aligned(tiny_tokenizer, format="pairwise")
     sites = all_sites(MODULE_COMPONENTS, ["document_b", "last"], N_LAYERS, N_HEADS)
     assert largest_error(judge, reference, pair, sites, restart=False) <= TOLERANCE
+
+
+@pytest.mark.parametrize("mixture", CONFIGS_OF_EXPERTS)
+def test_mixtures_of_experts_equal_full_passes(mixture: str, tiny_tokenizer: Any) -> None:
+    judge, pair = tiny_judge(mixture, tiny_tokenizer), aligned(tiny_tokenizer)
+    assert judge.contract.restartable
+    sites = all_sites(MODULE_COMPONENTS, ["document", "last"], N_LAYERS, N_HEADS)
+    assert largest_error(judge, Reference(judge.model, mixture), pair, sites) <= TOLERANCE
 
 
 def test_every_region_name_can_be_patched(tiny_tokenizer: Any) -> None:

@@ -114,6 +114,21 @@ def test_a_small_bound_on_memory_changes_nothing(tiny_tokenizer: Any) -> None:
     assert float((one - other).abs().max()) <= TOLERANCE
 
 
+@pytest.mark.parametrize("most_scores", [1, 2000])
+def test_edited_attention_in_blocks_is_the_same(
+    most_scores: int, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, pair = tiny_judge("mistral", tiny_tokenizer), aligned(tiny_tokenizer)
+    patches = [*all_sites([*EDGES, "q", "v_view"], ["query"], N_LAYERS, N_HEADS, sources=["document"])]
+    patches += [Joint(tuple(sites)) for sites in JOINT.values()]
+    whole = patch_pair(judge, pair, patches).ld_patched
+    monkeypatch.setattr("relscope.models.attention.MOST_SCORES", most_scores)
+    monkeypatch.setattr("relscope.models.edits.MOST_SCORES", most_scores)
+    for restart in (True, False):
+        in_blocks = patch_pair(judge, pair, patches, restart=restart).ld_patched
+        assert float((in_blocks - whole).abs().max()) <= TOLERANCE
+
+
 def test_a_joint_patch_of_one_site_is_that_site(tiny_tokenizer: Any) -> None:
     judge = tiny_judge("qwen3", tiny_tokenizer)
     pair = aligned(tiny_tokenizer)

@@ -80,7 +80,7 @@ def test_plain_attention_is_as_written_out_and_its_patterns_sum_to_1(softcap: fl
     wanted = written_out(query[0], key[0], value[0], mask, 0.5, softcap)
     seen: dict[str, torch.Tensor] = {}
 
-    def see(component: str, values: torch.Tensor) -> torch.Tensor:
+    def see(component: str, values: torch.Tensor, _n_behind: int = 0) -> torch.Tensor:
         return seen.setdefault(component, values)
 
     torch.testing.assert_close(attend(call, mask, see)[0].double(), wanted, rtol=1e-5, atol=1e-5)

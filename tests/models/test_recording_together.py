@@ -47,7 +47,7 @@ def assert_equal(found: RecordedRun, wanted: RecordedRun) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_together_and_alone(judge: JudgeModel, with_products: bool, shared: bool, monkeypatch: Any) -> None:
     monkeypatch.setattr(judge_module, "_WORTH_SHARING", 1 if shared else 10**6)
-    monkeypatch.setattr(judge_module, "_TOKENS_RECORDED_AT_ONCE", 90)  # two prompts at once
+    monkeypatch.setattr(judge_module, "TOKENS_RECORDED_AT_ONCE", 90)  # two prompts at once
     assert judge.contract.continuable
     passes: list[tuple[int, int]] = []
     handle = judge.decoder.register_forward_pre_hook(

@@ -4,8 +4,9 @@ Counts matrix products only, two operations for each multiply and add:
 
     a position through one layer:  2 * (weights of the layer) + 4 * n_heads * d_head * (positions attended to)
 
-A patch at layer l whose suffix is s positions long costs the suffix through the layers after l, and the patched rows
-through the rest of layer l. The full forward pass, the unit to compare with, is every position through every layer.
+A mixture of experts counts the weights of as many experts as a position is sent to. A patch at layer l whose suffix is
+s positions long costs the suffix through the layers after l, and the patched rows through the rest of layer l. The full
+forward pass, the unit to compare with, is every position through every layer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +25,7 @@ from relscope.interventions.wavefront import ROWS_PER_CHUNK, changed_rows
 from relscope.models import (
     ATTENTION_COMPONENTS,
     MOST_SCORES,
+    TOKENS_RECORDED_AT_ONCE,
     JudgeModel,
     Replacement,
     goes_by_rows,
@@ -33,6 +36,7 @@ from relscope.prompts import AlignedPair
 # Copies of a chunk's residuals (read, normed, added...) and of attention's scores that are held at once.
 _RESIDUALS_OF_CHUNK = 6
 _SCORES_OF_CHUNK = 3
+_SCORES_OF_EDITS = 5
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class PatchCost:
         recording_flops: operations of the two recorded runs.
         full_pass_flops: operations of one full forward pass a patch, for comparison.
         recorded_bytes: memory of the two recorded runs.
-        chunk_bytes: memory of the temporaries of one chunk of rows, whatever the number of pairs.
+        chunk_bytes: memory of the temporaries of one chunk of rows (of one full pass, without restarts), whatever the
+            number of pairs.
         patch_bytes: memory of the patched activations of one patch, at most.
         patches_bytes: memory of the patched activations of all patches at once.
     """
@@ -94,7 +99,16 @@ def transfer_cost(receiver: JudgeModel, pair: AlignedPair, patches: Sequence[Pat
 
 
 def fit_together(memory_bytes: int, costs: Sequence[PatchCost]) -> bool:
-    """Whether a bound holds the recorded runs of several pairs at once, and one patch beside them."""
+    """Whether a bound holds the recorded runs of several pairs at once, and one patch beside them.
+
+    And beside them a copy of as many as are recorded at once: what prompts begin with may be run once, and put before
+    each.
+    """
+    longest = max(costs, key=lambda of: of.n_tokens)
+    copied = longest.recorded_bytes / (2 * longest.n_tokens) * max(TOKENS_RECORDED_AT_ONCE, longest.n_tokens)
+    recorded = sum(of.recorded_bytes for of in costs)
+    if len(costs) > 1 and memory_bytes < recorded + min(recorded, copied):
+        return False
     return _memory_left(memory_bytes, costs) >= max(of.patch_bytes for of in costs)
 
 
@@ -157,7 +171,13 @@ def _cost(
         recording_flops=2 * full_pass,
         full_pass_flops=len(placed) * full_pass,
         recorded_bytes=_recorded_bytes(judge, n_tokens, with_products),
-        chunk_bytes=_chunk_bytes(judge, n_tokens, with_products) if restart else 0,
+        chunk_bytes=_chunk_bytes(
+            judge,
+            n_tokens,
+            max(ROWS_PER_CHUNK, n_tokens) if restart else n_tokens,
+            with_products=with_products,
+            with_edits=any(of.component in ATTENTION_COMPONENTS for item in placed for of in item.replacements),
+        ),
         patch_bytes=max(suffixes) * of_position,
         patches_bytes=sum(suffixes) * of_position,
     )
@@ -173,12 +193,17 @@ def _recorded_bytes(judge: JudgeModel, n_tokens: int, with_products: bool) -> in
     return n_tokens * n_values * judge.dtype.itemsize
 
 
-def _chunk_bytes(judge: JudgeModel, n_tokens: int, with_products: bool) -> int:
-    """Of the MLP's activations, of residuals and of attention's scores; with products, of weights in half the bytes."""
+def _chunk_bytes(judge: JudgeModel, n_tokens: int, n_rows: int, *, with_products: bool, with_edits: bool) -> int:
+    """Of the MLP's activations, of residuals and of attention's scores; with products, of weights in half the bytes.
+
+    With edits within attention, also of keys and values of one item as each query head sees them.
+    """
     shape = judge.shape
-    rows = max(ROWS_PER_CHUNK, n_tokens)
-    n_values = rows * (_Layer(judge).mlp_width + _RESIDUALS_OF_CHUNK * shape.d_model)
-    n_values += _SCORES_OF_CHUNK * min(MOST_SCORES, rows * shape.n_heads * n_tokens)
+    n_values = n_rows * (_Layer(judge).mlp_width + _RESIDUALS_OF_CHUNK * shape.d_model)
+    scores = min(MOST_SCORES, n_rows * shape.n_heads * n_tokens)
+    n_values += (_SCORES_OF_EDITS if with_edits else _SCORES_OF_CHUNK) * scores
+    if with_edits:
+        n_values += 2 * shape.n_heads * n_tokens * shape.d_head
     # Matrices in bfloat16: a copy of each for products of differences; where they are stored so, one is widened.
     sizes = {True: [0], False: [0]}
     for module in _linear_modules(judge):
@@ -196,8 +221,9 @@ class _Layer:
 
     def __init__(self, judge: JudgeModel) -> None:
         block = judge.layers[len(judge.layers) // 2]
-        self.mlp = 2.0 * _n_weights(block.mlp)
-        self.mlp_width = _n_weights(block.mlp) // judge.shape.d_model  # activations that one position holds at once
+        self.mlp = 2.0 * _n_weights(block.mlp, judge.config)
+        # Activations that one position holds at once.
+        self.mlp_width = _n_weights(block.mlp, judge.config) // judge.shape.d_model
         self.out_proj = 2.0 * _n_weights(block.out_proj)
         self.n_heads = judge.shape.n_heads
         self._attention = 2.0 * _n_weights(block.attention)
@@ -220,8 +246,18 @@ class _Layer:
         return self._for_each_source * n_sources
 
 
-def _n_weights(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.dim() > 1)
+def _n_weights(module: nn.Module, config: Any = None) -> int:
+    """Weights that a position is multiplied with, whatever they are stored in."""
+    n_in, n_out = (getattr(module, f"{end}_features", None) for end in ("in", "out"))
+    if isinstance(n_in, int) and isinstance(n_out, int):  # quantised, its parameters are packed
+        return n_in * n_out
+    n_weights = sum(_n_weights(part, config) for part in module.children())
+    for weights in module.parameters(recurse=False):
+        if weights.dim() == 3:  # a matrix for each expert
+            n_weights += weights[0].numel() * int(getattr(config, "num_experts_per_tok", None) or len(weights))
+        elif weights.dim() == 2:
+            n_weights += weights.numel()
+    return n_weights
 
 
 def _patched_layer(layer: _Layer, only: Replacement, n_tokens: int, *, at_end: bool) -> float:

@@ -15,7 +15,7 @@ from relscope.models.edits import (
     source_edges,
 )
 from relscope.models.embedded import EMBEDDED_ADAPTERS, EMBEDDED_MODELS
-from relscope.models.judge import JudgeModel, ModelIdentity, ModelShape
+from relscope.models.judge import TOKENS_RECORDED_AT_ONCE, JudgeModel, ModelIdentity, ModelShape
 from relscope.models.loading import load_judge, load_judges, load_tokenizer
 from relscope.models.lora import LoraSettings, TunableJudge
 from relscope.models.norms import LinearNorm, linear_norm
@@ -37,6 +37,7 @@ __all__ = [
     "KV_HEAD_COMPONENTS",
     "MOST_SCORES",
     "RESIDUAL_COMPONENTS",
+    "TOKENS_RECORDED_AT_ONCE",
     "AlteredHeads",
     "BaseRows",
     "Clause",

@@ -132,7 +132,9 @@ class DecoderLayer:
 
     def mlp_out(self, resid: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
         """What the MLP half adds, given the residual it reads (`resid_mid`, or `resid_pre` where parallel)."""
-        return self.norm_after_mlp(self.mlp(self.norm_before_mlp(resid)))
+        if resid.dim() == 2:  # a mixture of experts takes batches of prompts only
+            return self.mlp_out(resid[None])[0]
+        return self.norm_after_mlp(first_tensor(self.mlp(self.norm_before_mlp(resid))))
 
     def after_attention(
         self, resid_pre: Float[Tensor, "*row d_model"], attn_out: Float[Tensor, "*row d_model"]

@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -105,12 +105,15 @@ def visible(call: AttentionCall) -> Bool[Tensor, "pos src"]:
     return mask if mask.dtype == torch.bool else mask == 0
 
 
-EditFunction = Callable[[str, Tensor], Tensor]
-"""Is given each component of attention as it is computed (q, k, v, k_view, v_view, scores, pattern, z), by name, and
-returns what goes on in its place."""
+@runtime_checkable
+class EditFunction(Protocol):
+    """Is given each component of attention as it is computed (q, k, v, k_view, v_view, scores, pattern, z), by name."""
+
+    def __call__(self, component: str, values: Tensor, n_behind: int = 0, /) -> Tensor:
+        """What goes on in its place. Scores and patterns come in blocks of destinations, `n_behind` behind each."""
 
 
-def unchanged(_component: str, values: Tensor) -> Tensor:
+def unchanged(_component: str, values: Tensor, _n_behind: int = 0, /) -> Tensor:
     """The edit function that replaces nothing."""
     return values
 
@@ -130,14 +133,24 @@ def masked_softmax(scores: Float[Tensor, "*batch pos src"], mask: Bool[Tensor, "
 def attend(
     call: AttentionCall, mask: Bool[Tensor, "pos src"], edit: EditFunction = unchanged
 ) -> Float[Tensor, "item pos head d_head"]:
-    """Plain attention over the call's own keys and values, step by step; `edit` may replace what each step gives."""
+    """Plain attention over the call's own keys and values, step by step; `edit` may replace what each step gives.
+
+    Block by block of destinations, so that few scores are held at once.
+    """
     groups = call.q.shape[1] // call.k.shape[1]
     q, k, v = edit("q", call.q), edit("k", call.k), edit("v", call.v)
     k = edit("k_view", k.repeat_interleave(groups, dim=1))
     v = edit("v_view", v.repeat_interleave(groups, dim=1))
-    scores = edit("scores", attention_scores(q, k, call.scaling, call.softcap))
-    pattern = edit("pattern", masked_softmax(scores, mask))
-    return edit("z", torch.matmul(pattern.to(v.dtype), v).transpose(1, 2))
+    n_items, n_heads, n_dest, _ = q.shape
+    at_once = max(1, MOST_SCORES // (n_items * n_heads * k.shape[2]))
+    blocks = []
+    for first in range(0, n_dest, at_once):
+        n_behind = max(0, n_dest - first - at_once)
+        of_block = slice(first, n_dest - n_behind)
+        scores = edit("scores", attention_scores(q[:, :, of_block], k, call.scaling, call.softcap), n_behind)
+        pattern = edit("pattern", masked_softmax(scores, mask[of_block]), n_behind)
+        blocks.append(torch.matmul(pattern.to(v.dtype), v))
+    return edit("z", torch.cat(blocks, dim=2).transpose(1, 2))
 
 
 @dataclass(frozen=True)
@@ -161,13 +174,14 @@ class SharedPrefixAttention:
         if n_items > 1:
             items_at_once = max(1, rows_at_once // n_dest)
             parts = zip(*(of.split(items_at_once) for of in (call.q, call.k, call.v)), strict=True)
-            return torch.cat([self(replace(call, q=q, k=k, v=v)) for q, k, v in parts])
+            return torch.cat([self(replace(call, q=q, k=k, v=v, mask=None)) for q, k, v in parts])
         blocks = []
         for first in range(0, n_dest, rows_at_once):
             dest = slice(first, first + rows_at_once)
             n_behind = max(0, n_dest - dest.stop)  # sources behind the block, which it does not see
             n_suffix, n_src = call.k.shape[2] - n_behind, self.mask.shape[1] - n_behind
-            part = replace(call, q=call.q[:, :, dest], k=call.k[:, :, :n_suffix], v=call.v[:, :, :n_suffix])
+            k, v = call.k[:, :, :n_suffix], call.v[:, :, :n_suffix]
+            part = replace(call, q=call.q[:, :, dest], k=k, v=v, mask=None)
             blocks.append(self._block(part, self.mask[dest, :n_src]))
         return torch.cat(blocks, dim=1)
 
@@ -198,25 +212,6 @@ class SharedPrefixAttention:
         z = torch.bmm(from_prefix, self.prefix_v).view(n_kv_heads, n_items, n_rows, d_head)
         z = z + torch.matmul(pattern[..., n_prefix:], v)
         return z.transpose(0, 1).reshape(n_items, n_heads, n_dest, d_head).transpose(1, 2)
-
-
-@dataclass(frozen=True)
-class EditedAttention:
-    """As `SharedPrefixAttention`, computed plainly, with replacements on the way."""
-
-    prefix_k: Float[Tensor, "kv_head prefix d_head"]
-    prefix_v: Float[Tensor, "kv_head prefix d_head"]
-    mask: Bool[Tensor, "pos src"]
-    edit: EditFunction
-
-    def __call__(self, call: AttentionCall, /) -> Float[Tensor, "item pos head d_head"]:
-        """Heads' outputs of every item's suffix."""
-
-        def whole(prefix: Tensor, suffix: Tensor) -> Tensor:
-            return torch.cat([prefix.expand(len(suffix), *prefix.shape), suffix], dim=2)
-
-        whole_call = replace(call, k=whole(self.prefix_k, call.k), v=whole(self.prefix_v, call.v))
-        return attend(whole_call, self.mask, self.edit)
 
 
 def _capped(scores: Tensor, softcap: float | None) -> Tensor:

@@ -18,13 +18,20 @@ Everything downstream, in the layer and after it, follows from the replaced valu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from relscope.models.attention import attention_scores, masked_softmax
+from relscope.models.attention import (
+    MOST_SCORES,
+    AttentionCall,
+    SharedPrefixAttention,
+    attend,
+    attention_scores,
+    masked_softmax,
+)
 from relscope.models.recording import RecordedRun
 
 RESIDUAL_COMPONENTS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -66,34 +73,47 @@ class LayerEdits:
     source: RecordedRun
     of_run: Sequence[Sequence[Replacement]]
 
-    def __call__(self, component: str, values: Tensor) -> Tensor:
+    def of(self, runs: slice) -> LayerEdits:
+        """Those of some runs of the batch."""
+        return replace(self, of_run=self.of_run[runs])
+
+    @property
+    def within_attention(self) -> bool:
+        """Whether anything is replaced that attention is computed from."""
+        return any(of.component in ATTENTION_COMPONENTS for run in self.of_run for of in run)
+
+    def __call__(self, component: str, values: Tensor, n_behind: int = 0, /) -> Tensor:
         """The values of a component with the batch's replacements of it; a copy where there are any.
 
         Args:
             component: which one `values` is; "pattern" covers both of its variants.
             values: [run, pos, ...] for residual components; [run, pos, head, d_head] for z; [run, head, pos, d_head]
                 for q, k, v and the views; [run, head, pos, src] for scores and pattern. The positions are the last
-                ones of the prompt, as many as there are; replacements before them are passed over.
+                ones of the prompt, as many as there are, but for `n_behind`; replacements elsewhere are passed over.
+            n_behind: positions of the prompt behind the last of `values`.
         """
         wanted = _EDGES_AT.get(component, (component,))
         chosen = [(run, r) for run, of in enumerate(self.of_run) for r in of if r.component in wanted]
         if not chosen:
             return values
         values = values.clone()
-        first = self.source.n_positions - values.shape[_POSITION_AXIS.get(component, 2)]
+        stop = self.source.n_positions - n_behind
+        there = range(stop - values.shape[_POSITION_AXIS.get(component, 2)], stop)
         for run, replacement in chosen:
-            self._replace(values[run], replacement, first)
+            self._replace(values[run], replacement, there)
         for run, replacement in chosen:  # after all of them: a row is made to sum to 1 once
             if replacement.component == "pattern_renormalised":
-                rows, head = [p - first for p in replacement.positions if p >= first], replacement.head
+                rows, head = [p - there.start for p in replacement.positions if p in there], replacement.head
                 values[run, head, rows] /= values[run, head, rows].sum(-1, keepdim=True)
         return values
 
-    def _replace(self, values: Tensor, replacement: Replacement, first: int) -> None:
-        """Put one replacement into one run's values, whose positions begin at `first`."""
+    def _replace(self, values: Tensor, replacement: Replacement, there: range) -> None:
+        """Put one replacement into one run's values, which are those of the positions `there`."""
         component, layer, head, source = replacement.component, replacement.layer, replacement.head, self.source
-        positions = [p for p in replacement.positions if p >= first]
-        rows = [p - first for p in positions]
+        positions = [p for p in replacement.positions if p in there]
+        rows = [p - there.start for p in positions]
+        if not rows:
+            return
         if component in RESIDUAL_COMPONENTS:
             values[rows] = getattr(source, component)[layer, positions]
         elif component == "z":
@@ -111,6 +131,33 @@ class LayerEdits:
         changed = rows_of_head[rows]
         changed[:, list(edge.src)] = wanted[:, list(edge.src)].to(changed.dtype)
         rows_of_head[rows] = changed
+
+
+@dataclass(frozen=True)
+class EditedAttention:
+    """As `SharedPrefixAttention`, with replacements on the way."""
+
+    prefix_k: Float[Tensor, "kv_head prefix d_head"]
+    prefix_v: Float[Tensor, "kv_head prefix d_head"]
+    mask: Bool[Tensor, "pos src"]
+    edits: LayerEdits
+
+    def __call__(self, call: AttentionCall, /) -> Float[Tensor, "item pos head d_head"]:
+        """Heads' outputs of every item's suffix; where attention itself is edited, plainly and a few items at once."""
+        if not self.edits.within_attention:
+            return self.edits("z", SharedPrefixAttention(self.prefix_k, self.prefix_v, self.mask)(call))
+        n_items, n_heads, n_dest, d_head = call.q.shape
+        of_item = n_heads * self.mask.shape[1] * (n_dest + 2 * d_head)  # scores; keys and values, for each query head
+        at_once = max(1, MOST_SCORES // of_item)
+        parts = [slice(first, first + at_once) for first in range(0, n_items, at_once)]
+        return torch.cat([self._plainly(call, items) for items in parts])
+
+    def _plainly(self, call: AttentionCall, items: slice) -> Float[Tensor, "item pos head d_head"]:
+        def whole(prefix: Tensor, suffix: Tensor) -> Tensor:
+            return torch.cat([prefix.expand(len(suffix), *prefix.shape), suffix], dim=2)
+
+        k, v = whole(self.prefix_k, call.k[items]), whole(self.prefix_v, call.v[items])
+        return attend(replace(call, q=call.q[items], k=k, v=v), self.mask, self.edits.of(items))
 
 
 def source_edges(

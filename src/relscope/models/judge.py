@@ -20,21 +20,20 @@ from relscope.models.architectures import Architecture, DecoderLayer, find_archi
 from relscope.models.attention import (
     AttentionCall,
     AttentionFunction,
-    EditedAttention,
     SharedPrefixAttention,
     attention_replaced,
     unchanged,
 )
 from relscope.models.differences import BaseRows, on_differences
-from relscope.models.edits import LayerEdits
+from relscope.models.edits import EditedAttention, LayerEdits
 from relscope.models.recording import RecordedRun, Recorder, cut_kwargs, record
 from relscope.models.rows import Joining, Piece, advance_rows, goes_by_rows
 
 if TYPE_CHECKING:
     from relscope.models.contract import Contract
 
+TOKENS_RECORDED_AT_ONCE = 1024
 _TOKENS_PER_BATCH = 2048
-_TOKENS_RECORDED_AT_ONCE = 1024
 # Fewer tokens than this that need not be run again are not worth a pass of their own for what prompts begin with.
 _WORTH_SHARING = 256
 
@@ -237,7 +236,7 @@ class JudgeModel:
         if for_restart and (len(prompts) - 1) * len(shared) >= _WORTH_SHARING and self.contract.continuable:
             (prefix,) = recorded([shared])
         runs: dict[int, RecordedRun] = {}
-        for batch in self._batches(prompts, _TOKENS_RECORDED_AT_ONCE):
+        for batch in self._batches(prompts, TOKENS_RECORDED_AT_ONCE):
             runs.update(zip(batch, recorded([prompts[i] for i in batch], prefix), strict=True))
         return [runs[i] for i in range(len(prompts))]
 

@@ -145,7 +145,7 @@ class PatternChecker(Recorder):
     def _attend(self, call: AttentionCall, mask: Tensor) -> Tensor:
         return attend(call, mask, self._see)
 
-    def _see(self, component: str, values: Tensor) -> Tensor:
+    def _see(self, component: str, values: Tensor, _n_behind: int = 0, /) -> Tensor:
         if component == "pattern":
             error = (values.sum(-1) - 1).abs().max()
             # Of a NaN and a number, `max` may pick the number: a NaN must not look like no error.
