@@ -108,7 +108,9 @@ def test_a_plan_is_the_sum_over_pairs(config: StudyConfig, prepared: Prepared) -
     assert plan.n_tokens == sum(len(p.clean.ids) + len(p.corrupted.ids) for p in prepared.aligned)
     assert plan.flops == sum(cost.flops + cost.recording_flops for cost in costs)
     assert plan.full_pass_flops == sum(cost.full_pass_flops for cost in costs)
-    assert plan.memory_bytes == max(cost.most_bytes for cost in costs)
+    # All pairs are measured together.
+    held = sum(cost.recorded_bytes + cost.patches_bytes for cost in costs)
+    assert plan.memory_bytes == held + max(cost.chunk_bytes for cost in costs)
     assert plan.weights_bytes == 4 * prepared.judge.shape.n_parameters  # float32
     assert 0 < plan.seconds < 60
     assert plan.full_pass_seconds > 0
@@ -170,7 +172,8 @@ def test_patches_held_at_once_stay_within_the_memory_bound(
 def test_planned_memory_is_within_the_bound(config: StudyConfig, prepared: Prepared) -> None:
     sites = [site for chosen in config.sites(N_LAYERS, N_HEADS).values() for site in chosen]
     costs = [patch_cost(prepared.judge, pair, sites, restart=True) for pair in prepared.aligned]
-    least, most = max(cost.least_bytes for cost in costs), max(cost.most_bytes for cost in costs)
+    least = max(cost.least_bytes for cost in costs)
+    most = max(cost.recorded_bytes + cost.chunk_bytes + cost.patches_bytes for cost in costs)
     assert least < most
     for bound in (least, (least + most) // 2):
         assert plan_study(config.model_copy(update={"memory": bound})).memory_bytes == bound

@@ -73,11 +73,6 @@ class PatchCost:
         """Memory beyond the weights without which the pair cannot be patched."""
         return self.recorded_bytes + self.chunk_bytes + self.patch_bytes
 
-    @property
-    def most_bytes(self) -> int:
-        """Memory beyond the weights that the pair takes where there is no bound."""
-        return self.recorded_bytes + self.chunk_bytes + self.patches_bytes
-
 
 def patch_cost(
     judge: JudgeModel,

@@ -206,7 +206,7 @@ def _restart_error(judge: JudgeModel, ids: list[int], own: RecordedRun) -> float
     for start in (0, _N_PROBE // 3, _N_PROBE - 1):
         for layer in range(judge.shape.n_layers):
             resid_pre, wanted = own.resid_pre[layer, None, start:], own.resid_post[layer, start:]
-            nothing = LayerEdits(base, [()])
+            nothing = LayerEdits(base, [(Replacement("q", layer, 0, ()),)])  # attention that replaces at no position
             pieces, _ = judge.advance(
                 layer, [Piece(resid_pre, base), Piece(resid_pre, base, nothing)], [], only_last=False
             )

@@ -23,7 +23,7 @@ from relscope.study.prepare import Progress
 OnGroup = Callable[[AlignedPair, list[Patch]], None]
 Work = Sequence[tuple[AlignedPair, list[Patch]]]
 
-_MOST_TOGETHER = 16
+MOST_TOGETHER = 16
 _PLACE = ["component", "layer", "head", "region", "dest", "src"]
 
 
@@ -46,7 +46,7 @@ class Sweep:
     patch: Callable[[Work, OnGroup], list[PatchedPair]]
     cost: Callable[[AlignedPair, Sequence[Patch]], PatchCost]
     memory_bytes: int
-    most_together: int = _MOST_TOGETHER
+    most_together: int = MOST_TOGETHER
 
 
 def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progress: Progress) -> None:
@@ -68,8 +68,8 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
         n_done += len(group)
         progress.advance(len(group), sweep.cost(pair, group).flops)
 
-    for group in _fitting(work, costs, sweep):
-        n_done = 0
+    for part in fitting(costs, sweep.memory_bytes, sweep.most_together):
+        n_done, group = 0, work[part]
         measured = sweep.patch(group, on_group)
         progress.advance(
             max(0, sum(len(sites) for _, sites in group) - n_done), 0.0
@@ -96,19 +96,17 @@ def require_memory(pairs: Sequence[AlignedPair], costs: Sequence[PatchCost], mem
         raise InputError(f"{pairs[longest].pair_id}: {too_little_memory(memory_bytes, costs[longest])}")
 
 
-def _fitting(work: Work, costs: Sequence[PatchCost], sweep: Sweep) -> Iterator[Work]:
-    """Neighbouring pairs, as many as the sweep takes together; at least one."""
-    group: list[tuple[AlignedPair, list[Patch]]] = []
-    taken = 0
-    for item, cost in zip(work, costs, strict=True):
-        most = (sweep.memory_bytes - cost.chunk_bytes) / 2
-        if group and (taken + cost.recorded_bytes > most or len(group) == sweep.most_together):
-            yield group
-            group, taken = [], 0
-        group.append(item)
+def fitting(costs: Sequence[PatchCost], memory_bytes: int, most_together: int = MOST_TOGETHER) -> Iterator[slice]:
+    """Neighbouring pairs that are measured together, as many as fit; at least one."""
+    first = taken = 0
+    for number, cost in enumerate(costs):
+        most = (memory_bytes - cost.chunk_bytes) / 2
+        if number > first and (taken + cost.recorded_bytes > most or number - first == most_together):
+            yield slice(first, number)
+            first, taken = number, 0
         taken += cost.recorded_bytes
-    if group:
-        yield group
+    if costs:
+        yield slice(first, len(costs))
 
 
 def mark_running(run: Run) -> None:

@@ -13,13 +13,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relscope.interventions import Joint, Patch, Precision, patch_cost, patch_pair
+from relscope.interventions import Joint, Patch, PatchCost, Precision, patch_cost, patch_pair
 from relscope.models import ModelShape
 from relscope.prompts import AlignedPair
 from relscope.study.config import StudyConfig
 from relscope.study.joint import head_site, joint_sets, spread_heads
 from relscope.study.judging import verdicts
-from relscope.study.measuring import require_memory
+from relscope.study.measuring import fitting, require_memory
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 from relscope.study.run import exact_sample
 
@@ -73,7 +73,7 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
         n_positions=sum(cost.n_positions for cost in costs),
         flops=sum(cost.flops + _recordings(config) * cost.recording_flops for cost in costs),
         full_pass_flops=sum(cost.full_pass_flops for cost in costs),
-        memory_bytes=max(max(cost.least_bytes, min(cost.most_bytes, config.memory)) for cost in costs),
+        memory_bytes=max(min(config.memory, _together(costs[part])) for part in fitting(costs, config.memory)),
         seconds=seconds,
         full_pass_seconds=full_pass * len(patches) * len(prepared.aligned),
         weights_bytes=weights,
@@ -89,6 +89,11 @@ def _patches(config: StudyConfig, shape: ModelShape) -> list[Patch]:
     elif joint is not None and heads is not None:
         patches += joint_sets(spread_heads(heads.regions, joint.top, shape.n_layers, shape.n_heads))
     return patches
+
+
+def _together(costs: Sequence[PatchCost]) -> int:
+    """Memory that pairs take which are measured together, without a bound."""
+    return max(cost.chunk_bytes for cost in costs) + sum(cost.recorded_bytes + cost.patches_bytes for cost in costs)
 
 
 def _recordings(config: StudyConfig) -> int:
