@@ -24,8 +24,16 @@ TOP: Final = 10
 
 
 def findings(mechanisms: Mechanisms) -> list[Finding]:
-    """For each pair of runs and each component: how alike, against chance and against one run with itself."""
-    return [_finding(pair, found) for pair in mechanisms.pairs for found in pair.headline]
+    """For each pair of runs: how alike each component is, against chance and one run with itself; attention or MLPs?"""
+    said = []
+    for pair in mechanisms.pairs:
+        said += [_finding(pair, found) for found in pair.headline]
+        halves = {(found.matched.direction, found.matched.component): found for found in pair.headline}
+        for direction in dict.fromkeys(found.matched.direction for found in pair.headline):
+            attention, mlp = (halves.get((direction, component)) for component in ("attn_out", "mlp_out"))
+            if attention is not None and mlp is not None:
+                said += _attention_or_mlps(pair, attention, mlp)
+    return said
 
 
 def set_name(found: MechanismSimilarity) -> str:
@@ -92,6 +100,22 @@ def _finding(pair: PairOfRuns, found: MechanismSimilarity) -> Finding:
             f"{words.number(rbo.in_layers.mean)} ({p_words(rbo.in_layers.p_value)})."
         )
     return Finding(f"{what}: {_judgement(rbo, rank)}", text)
+
+
+def _attention_or_mlps(pair: PairOfRuns, attention: MechanismSimilarity, mlp: MechanismSimilarity) -> list[Finding]:
+    """Which halves of the layers keep their mechanism, where both could be measured (experiment 2 of the paper)."""
+    values = [found.of("rbo").value for found in (attention, mlp)]
+    if not all(np.isfinite([value.value, value.low, value.high]).all() for value in values):
+        return []
+    of_attention, of_mlp = values
+    runs = f"{pair.one.letter} and {pair.other.letter}"
+    text = f"RBO is {estimate(of_attention, 2)} for attn_out and {estimate(of_mlp, 2)} for mlp_out"
+    if of_attention.low > of_mlp.high:
+        return [Finding(f"{runs}: attention is more alike than the MLPs", f"{text}; the intervals lie apart.")]
+    if of_mlp.low > of_attention.high:
+        return [Finding(f"{runs}: the MLPs are more alike than attention", f"{text}; the intervals lie apart.")]
+    return [Finding(f"{runs}: attention and the MLPs are equally alike, as far as can be told",
+                    f"{text}; the intervals overlap.")]  # fmt: skip
 
 
 def _judgement(rbo: MeasuredSimilarity, rank: MeasuredSimilarity) -> str:
