@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -111,6 +112,19 @@ def interrupted(folder: Path | None, out: Path | None) -> typer.Exit:
     again = shlex.join(["relscope", *sys.argv[1:], *([] if out or not folder else ["--out", str(folder)])])
     print(f"\nrelscope: interrupted; {kept}. To go on: {again}", file=sys.stderr)
     return typer.Exit(130)
+
+
+def folder_name(config: StudyConfig, models: str | None = None) -> str:
+    """Model, data and prompt, as one name; a run of other settings under the same name is refused, not mixed."""
+    catalogue = "ir_datasets:"
+    data = config.data.removeprefix(catalogue) if config.data.startswith(catalogue) else source_name(config.data)
+    parts = (models or source_name(config.model), data, config.prompt.format, config.prompt.order)
+    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
+
+
+def source_name(source: str) -> str:
+    """The last part of a path or hub id."""
+    return Path(source).name if Path(source).name not in ("", "..") else Path(source).resolve().name
 
 
 def study_config(study: Path | None, given: Mapping[str, Any]) -> StudyConfig:
