@@ -134,8 +134,8 @@ def _print(done: RerankRun, config: StudyConfig) -> None:
         OUT.print(table)
         holm = f", p by Holm's correction over {len(rows)} measures" if len(rows) > 1 else ""
         OUT.print(
-            f"means over {rows[0].n_queries:,} judged queries; 95 % intervals over queries (bootstrap); paired tests{holm}\n"
-            f"{done.n_not_judged:,} documents are not judged and count as not relevant\n"
+            f"means over {rows[0].n_queries:,} judged queries; 95 % intervals over queries (bootstrap); "
+            f"paired tests{holm}\n{done.n_not_judged:,} documents are not judged and count as not relevant\n"
         )
     else:
         OUT.print("no query is judged: nothing is measured\n")

@@ -124,12 +124,10 @@ def _check_belongs(
             f"{name}: ranks no query of {collection.name}"
             + ("; it is empty" if example is None else f', but for example "{example}"; is it a run of other data?')
         )
-    first = [doc_id for query_id in queries for doc_id in ranked.get(query_id, ())[:1]]
-    if not any(doc_id in collection.documents for doc_id in first):
-        raise InputError(
-            f'{name}: {collection.name} holds none of the documents that it ranks first, such as "{first[0]}"; is it a '
-            "run of other data?"
-        )
+    doc_ids = [doc_id for query_id in queries for doc_id in ranked.get(query_id, ())]
+    if not any(doc_id in collection.documents for doc_id in doc_ids):
+        example = f'holds none of its documents, such as "{doc_ids[0]}"' if doc_ids else "has no document in it"
+        raise InputError(f"{name}: {collection.name} {example}; is it a run of other data?")
 
 
 def _problem(query_id: str, text: str) -> LeftOut | None:
