@@ -116,6 +116,11 @@ def test_a_baseline_that_is_not_there_is_named() -> None:
         compare_rankings(frame({"old": [1.0], "new": [0.0]}), "BM25")
 
 
+def test_systems_measured_on_different_queries_are_not_compared() -> None:
+    with pytest.raises(InputError, match="not every system is measured on the same queries"):
+        compare_rankings(frame({"old": [1.0, 0.5], "new": [0.0]}), "old")
+
+
 def test_holm_by_hand() -> None:
     # sorted .01 .02 .03 .9: 4 x .01, 3 x .02, max(3 x .02, 2 x .03), 1 x .9
     assert holm(np.array([0.03, 0.01, math.nan, 0.9, 0.02])).tolist() == pytest.approx(

@@ -95,6 +95,7 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(
         outcome = relscope(*many)
     assert outcome.status == 130
     assert "relscope: interrupted; what is done is kept in runs/" in outcome.err
+    assert "-pointwise-dqi-pointwise.trec.verdicts. To go on: relscope rerank " in outcome.err
     again = shlex.split(outcome.err.strip().rpartition("To go on: ")[2])
     assert again[-2] == "--out"
     out = Path(again[-1])

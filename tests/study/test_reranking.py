@@ -49,9 +49,9 @@ def counted(judge: JudgeModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[in
 @pytest.mark.parametrize("order", ["dqi", "qdi", "idq"])
 def test_pointwise_is_every_documents_own_verdict(judge: JudgeModel, demo: Collection, order: Any) -> None:
     template = PromptTemplate(order=order, **SHORT)
-    reranked = rerank(judge, demo, template, Reranking(depth=7, queries=3))
+    reranked = rerank(judge, demo, template, Reranking(depth=16, queries=3))
     renderer = PromptRenderer(judge.tokenizer, template)
-    assert reranked.n_prompts == 21
+    assert reranked.n_prompts == 48
     for query_id, ranked in reranked.rankings.items():
         for doc_id, value in ranked:  # slow: each prompt alone, in a batch of one
             prompt = render_cut(renderer, demo.queries[query_id], demo.documents[doc_id])[1]
@@ -61,6 +61,23 @@ def test_pointwise_is_every_documents_own_verdict(judge: JudgeModel, demo: Colle
         values = [value for _, value in ranked]
         assert values == sorted(values, reverse=True)
         assert sorted(d for d, _ in ranked) == sorted(reranked.first.rankings[query_id])
+
+
+@pytest.mark.parametrize(("order", "shares"), [("qdi", True), ("idq", True), ("dqi", False)])
+def test_what_the_prompts_of_a_query_begin_with_is_run_once(
+    judge: JudgeModel, demo: Collection, counted: list[tuple[int, ...]], order: Any, shares: bool
+) -> None:
+    assert judge.contract.continuable  # its own passes are not to be counted
+    n_run = 0
+
+    def count(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal n_run
+        n_run += kwargs["input_ids"].numel()
+
+    with judge.decoder.register_forward_pre_hook(count, with_kwargs=True):
+        rerank(judge, demo, PromptTemplate(order=order, **SHORT), Reranking(depth=20, queries=2))
+    n_tokens = sum(map(len, counted))
+    assert n_run < 0.8 * n_tokens if shares else n_run >= 0.8 * n_tokens
 
 
 def test_all_pairs_are_both_orders_of_every_pair(

@@ -139,12 +139,14 @@ def compare_rankings(
         baseline: one of its systems.
 
     Raises:
-        InputError: there is no such system, or there is no other one.
+        InputError: there is no such system, there is no other one, or one is not measured on all queries.
     """
     systems, measures = list(values["system"].unique()), list(values["measure"].unique())
     if baseline not in systems or len(systems) < 2:
         raise InputError(f"baseline: {baseline!r} and another system are needed, and there are {', '.join(systems)}")
     of = values.pivot(index=["measure", "system"], columns="query_id", values="value")
+    if of.isna().any(axis=None):
+        raise InputError("values: not every system is measured on the same queries by the same measures")
     query_ids = [str(query_id) for query_id in of.columns]
     chosen = [(system, measure) for measure in measures for system in systems if system != baseline]
     ours = np.stack([of.loc[(measure, system)].to_numpy(dtype=np.float64) for system, measure in chosen])

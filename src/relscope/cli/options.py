@@ -106,9 +106,12 @@ Precision = Annotated[
 ]  # fmt: skip
 
 
-def interrupted(folder: Path | None, out: Path | None) -> typer.Exit:
-    """Say what is kept and how to go on; `folder` is None where nothing was done yet."""
-    kept = "nothing was done yet" if folder is None else f"what is done is kept in {folder}"
+def interrupted(folder: Path | None, out: Path | None, beside: str = "") -> typer.Exit:
+    """Say what is kept and how to go on; `folder` is None where nothing was done yet.
+
+    `beside` is added to the folder's name where what is done is kept beside what `--out` names.
+    """
+    kept = "nothing was done yet" if folder is None else f"what is done is kept in {folder}{beside}"
     again = shlex.join(["relscope", *sys.argv[1:], *([] if out or not folder else ["--out", str(folder)])])
     print(f"\nrelscope: interrupted; {kept}. To go on: {again}", file=sys.stderr)
     return typer.Exit(130)

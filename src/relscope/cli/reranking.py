@@ -84,7 +84,7 @@ def rerank(
         with progress_shown() as progress:
             done = rerank_run(config, options, [m.strip() for m in _COMMA.split(measures)], file, progress)
     except KeyboardInterrupt:
-        raise o.interrupted(file, out) from None
+        raise o.interrupted(file, out, ".verdicts") from None
     if as_json:
         print_json(_as_json(done, config))
     else:

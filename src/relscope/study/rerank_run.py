@@ -6,14 +6,13 @@ on (`relscope.results.verdicts`). A command that was interrupted goes on from th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from relscope.analysis import RankingComparison, check_measures, compare_rankings, ranking_values
-from relscope.data import Collection, LeftOut, load_collection, run_text
+from relscope.data import Collection, load_collection, run_text
 from relscope.errors import InputError
 from relscope.models import JudgeModel, lint_verdict
 from relscope.prompts import PartError, PromptRenderer, PromptTemplate, render_cut
@@ -73,7 +72,6 @@ def rerank_run(
     reranked = rerank(judge, collection, config.prompt, options, folder=folder, progress=progress)
     write_whole(out, run_text(reranked.rankings, "relscope").encode())
     progress.stage("measuring")
-    _warn_of(reranked, collection, progress)
     _lint(judge, collection, config.prompt, reranked, progress)
     judged = {q: collection.qrels[q] for q in reranked.rankings if collection.qrels.get(q)}
     return RerankRun(
@@ -104,34 +102,6 @@ def _check_out(out: Path, folder: Path) -> None:
         raise InputError(f"{out}: is a folder; give a file for the run, such as {out / 'run.trec'}")
     if out.exists() and not folder.is_dir():
         raise InputError(f"{out}: is there already, and not from reranking; give another file with --out")
-
-
-def _warn_of(reranked: Reranked, collection: Collection, progress: Progress) -> None:
-    """Say who was left out, and which queries count nothing or not at all."""
-    of_queries = [one for one in reranked.left_out if one.doc_id is None]
-    of_documents = [one for one in reranked.left_out if one.doc_id is not None]
-    if of_queries:
-        progress.warn(f"{len(of_queries)} queries are left out: {_counted(of_queries)}")
-    if of_documents:
-        progress.warn(
-            f"{len(of_documents)} documents cannot be asked about and stand behind the others: {_counted(of_documents)}"
-        )
-    empty = [q for q, ranked in reranked.rankings.items() if not ranked]
-    if empty:
-        progress.warn(
-            f"of {len(empty)} queries the first stage finds nothing, such as {empty[0]!r}; their measures are 0 where "
-            "they are judged"
-        )
-    not_judged = [q for q in reranked.rankings if not collection.qrels.get(q)]
-    if not_judged:
-        progress.warn(
-            f"{len(not_judged)} queries have no judgement, such as {not_judged[0]!r}; they are ranked, and not measured"
-        )
-
-
-def _counted(left_out: Sequence[LeftOut]) -> str:
-    counts = ", ".join(f"{n} {reason}" for reason, n in Counter(one.reason for one in left_out).most_common())
-    return f"{counts}; for example {left_out[0].detail}"
 
 
 def _lint(

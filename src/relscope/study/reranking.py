@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -151,6 +152,7 @@ def rerank(
     progress.stage("cutting documents")
     renderer = PromptRenderer(judge.tokenizer, template)
     queries, left_out = _prepare(judge, renderer, collection, first)
+    _warn_of(collection, first, left_out, progress)
     if not any(query.documents for query in queries.values()):
         detail = left_out[0].detail if left_out else "the first stage finds nothing"
         raise InputError(f"{collection.name}: no document can be asked about; for example {detail}")
@@ -290,6 +292,32 @@ def _with_the_others(ranked: Ranked, documents: Sequence[str]) -> tuple[tuple[st
         last = min(np.float32(value), below) if np.isfinite(value) else np.float32(below)
         falling.append((doc_id, float(last)))
     return tuple(falling)
+
+
+def _warn_of(collection: Collection, first: FirstStage, of_documents: Sequence[LeftOut], progress: Progress) -> None:
+    """Say who is left out, and which queries count nothing or not at all."""
+    if first.left_out:
+        progress.warn(f"{len(first.left_out)} queries are left out: {_counted(first.left_out)}")
+    if of_documents:
+        progress.warn(
+            f"{len(of_documents)} documents cannot be asked about and stand behind the others: {_counted(of_documents)}"
+        )
+    empty = [query_id for query_id, ranking in first.rankings.items() if not ranking]
+    if empty:
+        progress.warn(
+            f"of {len(empty)} queries the first stage finds nothing, such as {empty[0]!r}; their measures are 0 where "
+            "they are judged"
+        )
+    not_judged = [query_id for query_id in first.rankings if not collection.qrels.get(query_id)]
+    if not_judged:
+        progress.warn(
+            f"{len(not_judged)} queries have no judgement, such as {not_judged[0]!r}; they are ranked, and not measured"
+        )
+
+
+def _counted(left_out: Sequence[LeftOut]) -> str:
+    counts = ", ".join(f"{n} {reason}" for reason, n in Counter(one.reason for one in left_out).most_common())
+    return f"{counts}; for example {left_out[0].detail}"
 
 
 def _identity(asker: _Asker, collection: Collection, first: FirstStage, options: Reranking) -> dict[str, Any]:
