@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING, Any
 from relscope.version import __version__
 
 if TYPE_CHECKING:
-    from relscope.analysis import judge_quality, site_effects, top_heads
+    from relscope.analysis import compare_rankings, judge_quality, ranking_values, site_effects, top_heads
     from relscope.data import load_collection, load_pairs
     from relscope.interventions import Joint, Site, Transfer, all_sites, patch_pair, patch_pairs, transfer_pair
     from relscope.models import check_contract, load_judge, load_judges
     from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
     from relscope.report import build_comparison_report, build_report, build_similarity_report
     from relscope.results import open_run
-    from relscope.study import StudyConfig, compare_models, evaluate, judge_pairs, plan_study, run_study
+    from relscope.study import (
+        Reranking,
+        StudyConfig,
+        compare_models,
+        evaluate,
+        judge_pairs,
+        measure_reranked,
+        plan_study,
+        rerank,
+        run_study,
+    )
     from relscope.tuning import TuneConfig, tune
 
 _ROOM_OF = {
+    "compare_rankings": "analysis",
     "judge_quality": "analysis",
+    "ranking_values": "analysis",
     "site_effects": "analysis",
     "top_heads": "analysis",
     "load_collection": "data",
@@ -44,11 +56,14 @@ _ROOM_OF = {
     "build_report": "report",
     "build_similarity_report": "report",
     "open_run": "results",
+    "Reranking": "study",
     "StudyConfig": "study",
     "compare_models": "study",
     "evaluate": "study",
     "judge_pairs": "study",
+    "measure_reranked": "study",
     "plan_study": "study",
+    "rerank": "study",
     "run_study": "study",
     "TuneConfig": "tuning",
     "tune": "tuning",
@@ -58,6 +73,7 @@ __all__ = [
     "Joint",
     "PromptRenderer",
     "PromptTemplate",
+    "Reranking",
     "Site",
     "StudyConfig",
     "Transfer",
@@ -71,6 +87,7 @@ __all__ = [
     "build_similarity_report",
     "check_contract",
     "compare_models",
+    "compare_rankings",
     "evaluate",
     "judge_pairs",
     "judge_quality",
@@ -78,10 +95,13 @@ __all__ = [
     "load_judge",
     "load_judges",
     "load_pairs",
+    "measure_reranked",
     "open_run",
     "patch_pair",
     "patch_pairs",
     "plan_study",
+    "ranking_values",
+    "rerank",
     "run_study",
     "site_effects",
     "top_heads",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from relscope.data import NegativeSampling, load_collection, load_pairs, load_trec
+from relscope.data import NegativeSampling, first_stage, load_collection, load_pairs, load_trec
 from relscope.data.irds import StoredDocuments
 from relscope.errors import InputError
 
@@ -82,6 +82,24 @@ def test_scoreddocs_are_the_run_and_then_documents_are_only_looked_up(
     assert collection.run == {"1": ["D1", "D8", "D12"], "2": ["D5"], "3": ["D11"]}
     (files / "run.txt").write_bytes((files / "top.txt").read_bytes())
     assert load_pairs("ir_datasets:" + dataset_id).pairs == load_pairs(files).pairs
+
+
+@pytest.mark.parametrize(("lines", "ordered"), [("1\tD12\n1\tD1\n2\tD5\n", False), ("1 D12 0.5\n1 D1 0.9\n", True)])
+def test_scoreddocs_without_scores_are_a_run_without_an_order(files: Path, lines: str, ordered: bool) -> None:
+    (files / "top.txt").write_text(lines)
+    dataset_id = register(
+        ir_datasets.formats.TsvDocs(local(files / "passages.tsv")),
+        ir_datasets.formats.TsvQueries(local(files / "topics.tsv")),
+        ir_datasets.formats.TrecQrels(local(files / "qrels.txt"), {}),
+        ir_datasets.formats.TrecScoredDocs(local(files / "top.txt")),
+    )
+    collection = load_collection("ir_datasets:" + dataset_id)
+    assert collection.run_is_ordered is ordered
+    if ordered:
+        assert first_stage(collection).rankings["1"] == ("D1", "D12")
+    else:
+        with pytest.raises(InputError, match="names documents without ranking them"):
+            first_stage(collection)
 
 
 def test_ids_of_a_store_are_a_sequence(source: str) -> None:

@@ -29,6 +29,7 @@ from relscope.analysis.matching import Matched, RunEffects, Unmatched, match_run
 from relscope.analysis.mechanisms import MeasuredSimilarity, MechanismSimilarity, mechanism_similarity
 from relscope.analysis.precision import PrecisionError, precision_error
 from relscope.analysis.quality import JudgeQuality, judge_quality
+from relscope.analysis.ranking import RankingComparison, check_measures, compare_rankings, holm, ranking_values
 from relscope.analysis.readouts import Remainder, clean_minus_corrupted, readout_means, remainder
 from relscope.analysis.significance import (
     LEAST_IE,
@@ -64,6 +65,7 @@ __all__ = [
     "MechanismSimilarity",
     "MoveCorrelation",
     "PrecisionError",
+    "RankingComparison",
     "Remainder",
     "RunEffects",
     "ScoreCorrelation",
@@ -72,9 +74,12 @@ __all__ = [
     "Stability",
     "Unmatched",
     "bootstrap_weights",
+    "check_measures",
     "clean_minus_corrupted",
+    "compare_rankings",
     "effect_differences",
     "head_moves",
+    "holm",
     "important_sites",
     "interaction_score_means",
     "joint_interactions",
@@ -89,6 +94,7 @@ __all__ = [
     "q_values",
     "quality_differences",
     "rank_similarity",
+    "ranking_values",
     "readout_means",
     "remainder",
     "score_correlations",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from relscope.cli import options as o
-from relscope.cli import tuning
+from relscope.cli import reranking, tuning
 from relscope.errors import InputError
-
-if TYPE_CHECKING:
-    from relscope.study import StudyConfig
 
 app = typer.Typer(
     name="relscope",
@@ -71,7 +68,7 @@ def run(
     given, folder = _given(locals()), out
     try:
         config = o.study_config(study, given)
-        folder = out or Path("runs") / _folder_name(config)
+        folder = out or Path("runs") / o.folder_name(config)
         from relscope.cli.show import OUT, print_quality, progress_shown
         from relscope.study import error_of, quality_of, run_study
 
@@ -235,7 +232,8 @@ def compare_models(
             which = "both were given" if tuned else "neither was given"
             raise InputError(f"TUNED or --adapter: {which}; give the tuned model or an adapter to put on BASE")
         config = o.study_config(None, {"model": base, **given})
-        folder = out or Path("runs") / _folder_name(config, f"{_name(base)}-and-{_name(tuned or adapter or '')}")
+        models = f"{o.source_name(base)}-and-{o.source_name(tuned or adapter or '')}"
+        folder = out or Path("runs") / o.folder_name(config, models)
         from relscope.cli.show import OUT, print_comparison, progress_shown
         from relscope.study import compare_models as compare
 
@@ -280,24 +278,14 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a 
 
 app.command()(tuning.tune)
 app.command()(tuning.evaluate)
+app.command()(reranking.rerank)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name not in ("study", "out", "as_json")}
 
 
-def _folder_name(config: StudyConfig, models: str | None = None) -> str:
-    """Model, data and prompt, as one name; a run of other settings under the same name is refused, not mixed."""
-    data = config.data.removeprefix("ir_datasets:") if config.data.startswith("ir_datasets:") else _name(config.data)
-    parts = (models or _name(config.model), data, config.prompt.format, config.prompt.order)
-    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
-
-
 def _similarity_name(runs: list[Path]) -> str:
     """The first two runs by their folders, and how many more."""
-    named = "-and-".join(re.sub(r"[^A-Za-z0-9.]+", "-", _name(str(run))).strip("-") for run in runs[:2])
+    named = "-and-".join(re.sub(r"[^A-Za-z0-9.]+", "-", o.source_name(str(run))).strip("-") for run in runs[:2])
     return f"similarity-{named}" + (f"-and-{len(runs) - 2}-more" if len(runs) > 2 else "")
-
-
-def _name(source: str) -> str:
-    return Path(source).name if Path(source).name not in ("", "..") else Path(source).resolve().name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -105,12 +106,28 @@ Precision = Annotated[
 ]  # fmt: skip
 
 
-def interrupted(folder: Path | None, out: Path | None) -> typer.Exit:
-    """Say what is kept and how to go on; `folder` is None where nothing was done yet."""
-    kept = "nothing was done yet" if folder is None else f"what is done is kept in {folder}"
+def interrupted(folder: Path | None, out: Path | None, beside: str = "") -> typer.Exit:
+    """Say what is kept and how to go on; `folder` is None where nothing was done yet.
+
+    `beside` is added to the folder's name where what is done is kept beside what `--out` names.
+    """
+    kept = "nothing was done yet" if folder is None else f"what is done is kept in {folder}{beside}"
     again = shlex.join(["relscope", *sys.argv[1:], *([] if out or not folder else ["--out", str(folder)])])
     print(f"\nrelscope: interrupted; {kept}. To go on: {again}", file=sys.stderr)
     return typer.Exit(130)
+
+
+def folder_name(config: StudyConfig, models: str | None = None) -> str:
+    """Model, data and prompt, as one name; a run of other settings under the same name is refused, not mixed."""
+    catalogue = "ir_datasets:"
+    data = config.data.removeprefix(catalogue) if config.data.startswith(catalogue) else source_name(config.data)
+    parts = (models or source_name(config.model), data, config.prompt.format, config.prompt.order)
+    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
+
+
+def source_name(source: str) -> str:
+    """The last part of a path or hub id."""
+    return Path(source).name if Path(source).name not in ("", "..") else Path(source).resolve().name
 
 
 def study_config(study: Path | None, given: Mapping[str, Any]) -> StudyConfig:

@@ -6,6 +6,7 @@ this package loads neither torch nor bm25s nor pandas.
 
 from relscope.data.beir import load_beir
 from relscope.data.collection import Collection
+from relscope.data.first_stage import FirstStage, LeftOut, first_stage
 from relscope.data.irds import load_irds
 from relscope.data.jsonl import pairs_from_jsonl
 from relscope.data.negatives import Bm25, NegativeSampling
@@ -13,17 +14,20 @@ from relscope.data.pairs import PairSet, Refusal, RelevancePair, pairs_from_coll
 from relscope.data.sources import is_pair_file, load_collection, load_pairs
 from relscope.data.squad import load_squad
 from relscope.data.text import MAX_DOCUMENT_CHARACTERS, MAX_QUERY_CHARACTERS
-from relscope.data.trec import load_trec
+from relscope.data.trec import load_trec, read_run, run_text
 
 __all__ = [
     "MAX_DOCUMENT_CHARACTERS",
     "MAX_QUERY_CHARACTERS",
     "Bm25",
     "Collection",
+    "FirstStage",
+    "LeftOut",
     "NegativeSampling",
     "PairSet",
     "Refusal",
     "RelevancePair",
+    "first_stage",
     "is_pair_file",
     "load_beir",
     "load_collection",
@@ -33,4 +37,6 @@ __all__ = [
     "load_trec",
     "pairs_from_collection",
     "pairs_from_jsonl",
+    "read_run",
+    "run_text",
 ]

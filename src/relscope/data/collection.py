@@ -1,7 +1,7 @@
 """What is a test collection here?
 
 Queries, documents and graded judgements, and where there is one a first-stage ranking. Readers (`beir`,
-`trec`, `irds`) make it; pairs are built from it; reranking will read the same object.
+`trec`, `irds`) make it; pairs are built from it, and reranking reads it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Collection:
         qrels: query id to document id to grade. May name queries and documents that the collection does not
             hold: pairs that would need them become refusals.
         run: query id to document ids, best first, of a first-stage ranking; None if there is none.
+        run_is_ordered: False where the run only names the documents to be ranked, as MS MARCO's do.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Collection:
     documents: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
     run: Mapping[str, Sequence[str]] | None = None
+    run_is_ordered: bool = True
 
     def document_ids(self) -> Sequence[str]:
         """All document ids, in the order of the corpus."""

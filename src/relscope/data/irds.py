@@ -6,8 +6,8 @@ qrels judge. Hard negatives come from the data set's own ranking (`scoreddocs`) 
 one is BM25 indexed over the whole corpus, which for millions of passages takes many GB of memory: choose an
 id with scoreddocs then, or give a run as TREC files.
 
-MS MARCO's dev sets list BM25's best 1000 without scores, in no order: there, `depth` takes the first ones
-listed.
+MS MARCO's sets list BM25's best 1000 without scores, in no order: there, `depth` takes the first ones
+listed for negatives, and reranking asks for a run (`Collection.run_is_ordered`).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def load_irds(dataset_id: str) -> Collection:
             grades = qrels.setdefault(qrel.query_id, {})
             grades[qrel.doc_id] = max(qrel.relevance, grades.get(qrel.doc_id, qrel.relevance))
         queries = {q.query_id: _default_text(q) for q in dataset.queries_iter() if q.query_id in qrels}
-        run = _run(dataset, qrels) if dataset.has("scoreddocs") else None
+        run, ordered = _run(dataset, qrels) if dataset.has("scoreddocs") else (None, True)
         documents = StoredDocuments(dataset)
         if not qrels or not queries or not len(documents):
             raise InputError(f"ir_datasets:{dataset_id}: has no documents, or no query that is judged")
     except (OSError, RuntimeError) as error:  # no network, a file that must be asked for, a damaged file
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"ir_datasets:{dataset_id}: its files cannot be read or fetched ({reason})") from error
-    return Collection(f"ir_datasets:{dataset_id}", queries, documents, qrels, run)
+    return Collection(f"ir_datasets:{dataset_id}", queries, documents, qrels, run, ordered)
 
 
 class StoredDocuments(Mapping[str, str]):
@@ -128,12 +128,15 @@ def _find(dataset_id: str) -> Any:
         raise InputError(f"ir_datasets:{dataset_id}: ir_datasets knows no such id{hint}") from error
 
 
-def _run(dataset: Any, qrels: Mapping[str, Any]) -> dict[str, list[str]]:
+def _run(dataset: Any, qrels: Mapping[str, Any]) -> tuple[dict[str, list[str]], bool]:
+    """The data set's own ranking, and whether it is one: MS MARCO's scoreddocs have no scores."""
     values: dict[str, dict[str, float]] = {}
     for row in dataset.scoreddocs_iter():
         if row.query_id in qrels:
             values.setdefault(row.query_id, {})[row.doc_id] = row.score
-    return {query_id: sorted(ranked, key=lambda d: -ranked[d]) for query_id, ranked in values.items()}
+    ordered = any(len(set(ranked.values())) > 1 for ranked in values.values())
+    run = {query_id: sorted(ranked, key=lambda d: -ranked[d]) for query_id, ranked in values.items()}
+    return run, ordered or all(len(ranked) < 2 for ranked in values.values())
 
 
 def _default_text(record: Any) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def load_trec(source: str | Path) -> Collection:
         _read_topics(files["topics"]),
         _read_passages(files["passages"]),
         _read_qrels(files["qrels"]),
-        _read_run(files["run"]) if "run" in files else None,
+        read_run(files["run"]) if "run" in files else None,
     )
 
 
@@ -198,7 +198,12 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def _read_run(path: Path) -> dict[str, list[str]]:
+def read_run(path: Path) -> dict[str, list[str]]:
+    """The document ids of each query in a TREC run file, best first.
+
+    Raises:
+        InputError: the file cannot be read, a line is malformed, or a document is ranked twice.
+    """
     keys: dict[str, dict[str, tuple[float, int]]] = {}
     names = ("query", "Q0", "document", "rank", "value", "tag")
     for number, (query_id, _, doc_id, rank_text, value_text, _) in _columns(path, names):
@@ -209,6 +214,24 @@ def _read_run(path: Path) -> dict[str, list[str]]:
             raise InputError(f'{path}, line {number}: document "{doc_id}" is ranked twice for query "{query_id}"')
         ranked[doc_id] = (-value, rank)
     return {query_id: sorted(ranked, key=ranked.__getitem__) for query_id, ranked in keys.items()}
+
+
+def run_text(rankings: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> str:
+    """The lines of a TREC run file: `query Q0 document rank value tag`, ranks from 1.
+
+    trec_eval sorts by value alone, as float32: values must fall strictly from document to document.
+
+    Raises:
+        InputError: an id that a line cannot hold, because it is empty or has white space in it.
+    """
+    for text_id in {*rankings, *(doc_id for ranked in rankings.values() for doc_id, _ in ranked)}:
+        if not text_id or text_id.split() != [text_id]:
+            raise InputError(f'a TREC run file cannot hold the id "{shorten(text_id)}": ids have no white space there')
+    return "".join(
+        f"{query_id} Q0 {doc_id} {rank} {value:.9g} {tag}\n"  # nine digits give back a float32
+        for query_id, ranked in rankings.items()
+        for rank, (doc_id, value) in enumerate(ranked, start=1)
+    )
 
 
 def _finite(text: str, path: Path, number: int) -> float:

@@ -28,6 +28,8 @@ from relscope.models.differences import BaseRows, on_differences
 from relscope.models.edits import EditedAttention, LayerEdits
 from relscope.models.recording import RecordedRun, Recorder, cut_kwargs, record
 from relscope.models.rows import Joining, Piece, advance_rows, goes_by_rows
+from relscope.models.scoring import PositionEdit, final_hidden, final_hidden_of
+from relscope.prompts import Prompt
 
 if TYPE_CHECKING:
     from relscope.models.contract import Contract
@@ -76,6 +78,7 @@ class JudgeModel:
         layers: the decoder layers' modules, found through the architecture table.
         shape: sizes.
         known_type: False where the layout was recognised by structure and not by the model's type.
+        edits: what changes the model's passes while it is in force, in the order in which it came into force.
     """
 
     def __init__(self, model: Any, tokenizer: Any, identity: ModelIdentity) -> None:
@@ -93,6 +96,7 @@ class JudgeModel:
         self.final_norm = self.decoder.get_submodule(self.architecture.final_norm)
         self.unembedding: nn.Module = model.get_output_embeddings()
         self.shape = self._measure_shape()
+        self.edits: list[PositionEdit] = []
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +162,17 @@ class JudgeModel:
         """LD = logit(yes) - logit(no) of each prompt, float32 on the CPU. Cost: one forward pass a prompt."""
         if len(ids) == 0:
             return torch.zeros(0)
-        return self._logit_diff_of(self._final_hidden(ids, _TOKENS_PER_BATCH), answer_ids).cpu()
+        return self._logit_diff_of(final_hidden(self, ids, _TOKENS_PER_BATCH), answer_ids).cpu()
+
+    @torch.no_grad()
+    def relevance(self, prompts: Sequence[Prompt], answer_ids: tuple[int, int]) -> Float[Tensor, "prompt"]:
+        """LD of each rendered prompt, in the order given, float32 on the CPU. Cost: at most a forward pass a prompt.
+
+        Within `relscope.ablated` it is the ablated model's; no other pass is told where a prompt's regions are.
+        """
+        hidden = final_hidden_of(self, prompts)
+        logits = self._answer_rows(hidden, answer_ids)
+        return (logits[:, 0] - logits[:, 1]).cpu()
 
     def differentiable_readout(
         self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]], tokens_per_batch: int
@@ -168,7 +182,7 @@ class JudgeModel:
         The unembedding is applied to the last positions together: applied within the model it costs the backward
         pass a copy of its matrix for every prompt. `tokens_per_batch` bounds a batch's tokens, padding included.
         """
-        hidden = self._final_hidden(ids, tokens_per_batch)
+        hidden = final_hidden(self, ids, tokens_per_batch)
         logits = self._softcapped(self.unembedding(hidden).float())
         answers = logits.gather(1, torch.tensor([list(pair) for pair in answer_ids], device=logits.device))
         log_answered = answers.logsumexp(dim=1) - logits.logsumexp(dim=1)
@@ -177,20 +191,6 @@ class JudgeModel:
     def _logit_diff_of(self, hidden: Tensor, answer_ids: Sequence[tuple[int, int]]) -> Tensor:
         logits = torch.stack([self._answer_rows(h, a) for h, a in zip(hidden, answer_ids, strict=True)])
         return logits[:, 0] - logits[:, 1]
-
-    def _final_hidden(self, ids: Sequence[Sequence[int]], tokens_per_batch: int) -> Tensor:
-        """Normed hidden state at each prompt's last token, prompts batched by length.
-
-        Padding stands on the right, where causal attention cannot see it from a real token. So
-        no mask is needed and positions stay as they are.
-        """
-        hidden: list[Tensor | None] = [None] * len(ids)
-        for batch in self._batches(ids, tokens_per_batch):
-            padded = self.padded([ids[i] for i in batch])
-            states = self.decoder(input_ids=padded, use_cache=False).last_hidden_state
-            for row, i in enumerate(batch):
-                hidden[i] = states[row, len(ids[i]) - 1]
-        return torch.stack([h for h in hidden if h is not None])
 
     def padded(self, ids: Sequence[Sequence[int]]) -> Int[Tensor, "prompt pos"]:
         """Prompts' token ids as one batch on the model's device, zeros on the right.
@@ -232,11 +232,11 @@ class JudgeModel:
         if not prompts:
             return []
         prefix = None
-        shared = [] if self._length_matters else _shared_prefix(prompts)
+        shared = [] if self.length_matters else _shared_prefix(prompts)
         if for_restart and (len(prompts) - 1) * len(shared) >= _WORTH_SHARING and self.contract.continuable:
             (prefix,) = recorded([shared])
         runs: dict[int, RecordedRun] = {}
-        for batch in self._batches(prompts, TOKENS_RECORDED_AT_ONCE):
+        for batch in self.batches(prompts, TOKENS_RECORDED_AT_ONCE):
             runs.update(zip(batch, recorded([prompts[i] for i in batch], prefix), strict=True))
         return [runs[i] for i in range(len(prompts))]
 
@@ -328,15 +328,15 @@ class JudgeModel:
         return raw
 
     @functools.cached_property
-    def _length_matters(self) -> bool:
+    def length_matters(self) -> bool:
         """Whether the length of what is run together changes the rotary frequencies, and so every number."""
         return bool(_rope_types(self.config) & {"longrope", "dynamic"})
 
-    def _batches(self, prompts: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
+    def batches(self, prompts: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
         """Numbers of the prompts that are run together, the longest first: nearly equal lengths need little padding."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         while order:
-            n_fit = 1 if self._length_matters else max(1, tokens_per_batch // len(prompts[order[-1]]))
+            n_fit = 1 if self.length_matters else max(1, tokens_per_batch // len(prompts[order[-1]]))
             yield order[-n_fit:]
             order = order[:-n_fit]
 

@@ -6,6 +6,7 @@ passed in; neither torch nor transformers is imported here.
 
 from relscope.prompts.alignment import AlignedPair, Exclusion, align, align_all
 from relscope.prompts.control_tokens import PartError
+from relscope.prompts.cutting import render_cut
 from relscope.prompts.display import coloured, print_prompt
 from relscope.prompts.regions import DEFAULT_REGIONS, REGIONS, Prompt, Span
 from relscope.prompts.rendering import AnswerTokenError, PromptRenderer
@@ -27,4 +28,5 @@ __all__ = [
     "coloured",
     "print_prompt",
     "read_yaml",
+    "render_cut",
 ]

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 
 from relscope.data import RelevancePair
 from relscope.prompts.control_tokens import PartError
+from relscope.prompts.cutting import CHARACTERS_PER_TOKEN, cut_ends
 from relscope.prompts.regions import Prompt
 from relscope.prompts.rendering import AnswerTokenError, PromptRenderer
 
 # Lengths are tried downward from the longest; text needs one or two tries, unless merges conspire.
 _MAX_TRIES = 64
-# A document is first read this far for each token it may have, and four times as far where that was too little.
-_CHARACTERS_PER_TOKEN = 16
 # Tokens beyond the longest cut that are looked at too: where a text breaks off, its last tokens change.
 _MARGIN = 16
 
@@ -170,7 +169,7 @@ def _measure(renderer: PromptRenderer, pair: RelevancePair) -> tuple[_Document, 
     """Tokenise both documents in their place, no further than their longest cut can reach."""
     texts = (pair.positive_text.strip(), pair.negative_text.strip())
     reach = renderer.template.max_document_tokens + _MARGIN
-    n_characters = reach * _CHARACTERS_PER_TOKEN
+    n_characters = reach * CHARACTERS_PER_TOKEN
     while True:
         heads = tuple(text[:n_characters].rstrip() for text in texts)
         prompts = _render_both(renderer, pair.query_text, heads[0], heads[1])
@@ -189,16 +188,6 @@ def _measure(renderer: PromptRenderer, pair: RelevancePair) -> tuple[_Document, 
 
 
 def _document(renderer: PromptRenderer, text: str, head: str, prompt: Prompt, name: str) -> _Document:
-    span, characters = prompt.parts[name], prompt.characters[name]
-    ends: list[int | None] = []
-    reached = 0
-    for position in span:
-        reached = max(reached, prompt.offsets[position][1])
-        following = prompt.offsets[position + 1][0] if position + 1 < len(prompt) else reached
-        token_text = prompt.text[slice(*prompt.offsets[position])]
-        # No cut inside a character that several tokens share, nor behind white space, which would be
-        # stripped.
-        inside = following < reached or not token_text.strip()
-        ends.append(None if inside else min(reached, characters.stop) - characters.start)
     rest = text[len(head) :]
-    return _Document(text, tuple(ends), len(span) + (renderer.count_tokens(rest) if rest else 0))
+    n_tokens = len(prompt.parts[name]) + (renderer.count_tokens(rest) if rest else 0)
+    return _Document(text, cut_ends(prompt, name), n_tokens)

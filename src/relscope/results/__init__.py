@@ -6,7 +6,7 @@ manifest (`manifest`, `run`); every file appears whole or not at all (`files`). 
 
 from relscope.results.changes import HEAD_CHANGES, WEIGHT_CHANGES, changes_path, read_changes, write_changes
 from relscope.results.comparison import ComparisonFolder, ComparisonHeader, create_or_resume_comparison
-from relscope.results.files import RunError
+from relscope.results.files import RunError, make_folder, write_whole
 from relscope.results.manifest import (
     ExclusionRecord,
     Lint,
@@ -40,6 +40,7 @@ from relscope.results.schema import (
     key_index,
     rows_table,
 )
+from relscope.results.verdicts import Asked, Verdicts
 
 __all__ = [
     "CONTRIBUTIONS",
@@ -56,6 +57,7 @@ __all__ = [
     "VALUE_COLUMNS",
     "VOCABULARY",
     "WEIGHT_CHANGES",
+    "Asked",
     "ComparisonFolder",
     "ComparisonHeader",
     "ExclusionRecord",
@@ -67,12 +69,14 @@ __all__ = [
     "Run",
     "RunError",
     "Segment",
+    "Verdicts",
     "changes_path",
     "create_or_resume",
     "create_or_resume_comparison",
     "identity_differences",
     "identity_hash",
     "key_index",
+    "make_folder",
     "open_run",
     "read_changes",
     "read_readout",
@@ -80,4 +84,5 @@ __all__ = [
     "rows_table",
     "write_changes",
     "write_readout",
+    "write_whole",
 ]

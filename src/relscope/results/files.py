@@ -45,7 +45,7 @@ def write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise RunError(_write_problem(path, error)) from error
+            raise RunError(write_problem(path, error)) from error
         raise
 
 
@@ -78,7 +78,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
-            raise RunError(_write_problem(folder, error)) from error
+            raise RunError(write_problem(folder, error)) from error
     finally:
         os.close(descriptor)
 
@@ -129,7 +129,7 @@ class FolderLock:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise RunError(_write_problem(path, error)) from error
+            raise RunError(write_problem(path, error)) from error
         try:
             _lock(descriptor)
         except OSError as error:
@@ -168,7 +168,8 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _write_problem(path: Path, error: OSError) -> str:
+def write_problem(path: Path, error: OSError) -> str:
+    """What a user is told of a file that cannot be written."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return f"{path}: the disk is full ({_reason(error)}); free some space and resume: what is stored is safe"
     return f"{path}: cannot be written ({_reason(error)}); make the folder writable, or give another one"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,9 @@ from relscope.errors import InputError
 from relscope.results.files import read_json
 
 SCHEMA_VERSION = 1
+
+# Names of what follows from what was chosen.
+_FOLLOWS = re.compile(r"(sha256|fingerprint|n_pairs|n_cut)$")
 
 
 class _Record(BaseModel):
@@ -135,6 +139,12 @@ def identity_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         f"{path}: {_shown(was)} in the folder, {_shown(is_now)} now"
         for path, was, is_now in _differences("", before, now)
     ]
+
+
+def chosen_differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """As `identity_differences`, in one text and without checksums and counts that follow from what else differs."""
+    differences = identity_differences(old, new)
+    return "; ".join([d for d in differences if not _FOLLOWS.search(d.partition(": ")[0])] or differences)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -33,7 +33,7 @@ from relscope.results.manifest import (
     Manifest,
     Resumption,
     checked,
-    identity_differences,
+    chosen_differences,
     manifest_bytes,
     read_manifest,
 )
@@ -43,8 +43,6 @@ MANIFEST_NAME: Final = "manifest.json"
 ROWS_FOLDER: Final = "rows"
 
 _PART_NAME = re.compile(r"(?P<experiment>[a-z][a-z0-9_]*)-(?P<number>[0-9]+)\.parquet")
-# Names of what follows from what was chosen.
-_FOLLOWS = re.compile(r"(sha256|fingerprint|n_pairs|n_cut)$")
 _Site = tuple[str | int, ...]
 
 
@@ -320,10 +318,8 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _identity_problem(directory: Path, stored: Manifest, given: Manifest) -> str:
-    differences = identity_differences(stored.identity, given.identity)
-    # Checksums and counts say nothing beside what they follow from.
-    chosen = [d for d in differences if not _FOLLOWS.search(d.partition(": ")[0])] or differences
-    return f"{directory}: holds another run: {'; '.join(chosen)}; give another folder, or the same settings as before"
+    differences = chosen_differences(stored.identity, given.identity)
+    return f"{directory}: holds another run: {differences}; give another folder, or the same settings as before"
 
 
 def _no_rows() -> pa.Table:

@@ -1,5 +1,6 @@
 """The study: one frozen configuration, run to rows; and what can be asked before it runs."""
 
+from relscope.analysis import RankingComparison
 from relscope.prompts import print_prompt as show_prompt
 from relscope.prompts import read_yaml
 from relscope.study.checking import ModelCheck, check_model
@@ -22,10 +23,14 @@ from relscope.study.judging import Judgement, error_of, judge_pairs, quality_of
 from relscope.study.manifest import hardware_names, package_versions
 from relscope.study.plan import Plan, plan_study
 from relscope.study.prepare import Prepared, Progress, Silent, prepare, render_prompts
+from relscope.study.ranking_methods import METHODS
+from relscope.study.rerank_run import RerankRun, measure_reranked, rerank_run
+from relscope.study.reranking import Reranked, Reranking, rerank
 from relscope.study.run import run_study
 
 __all__ = [
     "EXPERIMENTS",
+    "METHODS",
     "PROMPTS",
     "WITH_REGIONS",
     "Edges",
@@ -41,6 +46,10 @@ __all__ = [
     "Plan",
     "Prepared",
     "Progress",
+    "RankingComparison",
+    "RerankRun",
+    "Reranked",
+    "Reranking",
     "Silent",
     "StudyConfig",
     "Vocabulary",
@@ -53,6 +62,7 @@ __all__ = [
     "experiment_options",
     "hardware_names",
     "judge_pairs",
+    "measure_reranked",
     "package_versions",
     "plan_study",
     "prepare",
@@ -61,6 +71,8 @@ __all__ = [
     "query_texts",
     "read_yaml",
     "render_prompts",
+    "rerank",
+    "rerank_run",
     "run_study",
     "show_prompt",
 ]

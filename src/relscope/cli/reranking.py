@@ -1,0 +1,154 @@
+"""The command that ranks a collection's documents again: `rerank`."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relscope.cli import options as o
+
+if TYPE_CHECKING:
+    from relscope.study import RankingComparison, RerankRun, StudyConfig
+
+_WHAT = "What is ranked, and how"
+_COMMA = re.compile(r",(?![^(]*\))")  # not those between the arguments of a measure
+
+
+def rerank(
+    model: o.Model = None,
+    adapter: o.Adapter = None,
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", rich_help_panel=_WHAT,
+                     help="demo (the default), BEIR or TREC folder, FILE.yaml, SQuAD FILE.json, ir_datasets:ID."),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run", rich_help_panel=_WHAT, help="First stage: TREC run file, or bm25 (default: the data's, else bm25)."
+        ),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option("--depth", rich_help_panel=_WHAT, help="At most so many documents of a query.")
+    ] = 100,
+    queries: Annotated[
+        int | None, typer.Option("--queries", "-n", rich_help_panel=_WHAT, help="At most so many queries.")
+    ] = None,
+    prompt: o.Prompt = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", rich_help_panel=_WHAT,
+                     help="pointwise; with a pairwise prompt sliding-window (the default), heapsort, all-pairs."),
+    ] = None,
+    top: Annotated[
+        int, typer.Option("--top", rich_help_panel=_WHAT, help="Places that sliding-window and heapsort settle.")
+    ] = 10,
+    measures: Annotated[
+        str, typer.Option("--measures", help="As ir-measures names them, such as nDCG@10,RR@10,AP.")
+    ] = "nDCG@10",
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Decides the resamples and sign flips of intervals and tests.")
+    ] = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="TREC run file; an unfinished reranking beside it is continued.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Rank documents again by the judge's verdicts, and measure it beside the first stage; writes a TREC run file.
+
+    An interrupted reranking goes on when the command is given again.
+    """
+    settings = {"model": model, "adapter": adapter, "revision": revision, "trust_remote_code": trust_remote_code,
+                "data": data, "prompt": prompt, "seed": seed, "dtype": dtype, "device": device}  # fmt: skip
+    file = out
+    try:
+        config = o.study_config(None, settings)
+        from relscope.study import Reranking
+
+        options = Reranking(method=method, depth=depth, top=top, queries=queries, run=run)
+        name = f"{o.folder_name(config)}-{options.method_of(config.prompt)}.trec"
+        file = out or Path("runs") / name
+        from relscope.cli.show import print_json, progress_shown
+        from relscope.study import rerank_run
+
+        with progress_shown() as progress:
+            done = rerank_run(config, options, [m.strip() for m in _COMMA.split(measures)], file, progress)
+    except KeyboardInterrupt:
+        raise o.interrupted(file, out, ".verdicts") from None
+    if as_json:
+        print_json(_as_json(done, config))
+    else:
+        _print(done, config)
+
+
+def _as_json(done: RerankRun, config: StudyConfig) -> dict[str, Any]:
+    from collections import Counter
+
+    reranked = done.reranked
+    return {
+        "model": config.model,
+        "adapter": config.adapter,
+        "data": config.data,
+        "prompt": {"format": config.prompt.format, "order": config.prompt.order},
+        "method": reranked.method,
+        "first_stage": reranked.first.name,
+        "n_queries": done.n_queries,
+        "n_documents": done.n_documents,
+        "n_not_judged": done.n_not_judged,
+        "n_prompts": reranked.n_prompts,
+        "n_left_out": dict(Counter(one.reason for one in reranked.left_out)),
+        "measures": [comparison.as_dict() for comparison in done.comparisons],
+        "run": str(done.run_file),
+    }
+
+
+def _print(done: RerankRun, config: StudyConfig) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from relscope.cli.show import OUT
+
+    reranked, prompt = done.reranked, config.prompt
+    adapter = f" with {config.adapter}" if config.adapter else ""
+    OUT.print(
+        f"{escape(config.model + adapter)} on {escape(config.data)}: {prompt.format}, order {prompt.order}, "
+        f"{reranked.method}; {reranked.n_prompts:,} prompts for {done.n_documents:,} documents of {done.n_queries:,} "
+        "queries\n"
+    )
+    if rows := done.comparisons:
+        table = Table("measure", escape(reranked.first.name), "reranked", "difference", box=None, pad_edge=False)
+        for name in ("p (t-test)", "p (sign flips)"):
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in _cells(row)))
+        OUT.print(table)
+        holm = f", p by Holm's correction over {len(rows)} measures" if len(rows) > 1 else ""
+        OUT.print(
+            f"means over {rows[0].n_queries:,} judged queries; 95 % intervals over queries (bootstrap); "
+            f"paired tests{holm}\n{done.n_not_judged:,} documents are not judged and count as not relevant\n"
+        )
+    else:
+        OUT.print("no query is judged: nothing is measured\n")
+    OUT.print(f"run: {escape(str(done.run_file))}")
+
+
+def _cells(row: RankingComparison) -> tuple[str, ...]:
+    difference = f"{row.difference.value:+.3f}"
+    if not math.isnan(row.difference.low):  # as it is with one query alone
+        difference += f" [{row.difference.low:+.3f}, {row.difference.high:+.3f}]"
+    values = (f"{estimate.value:.3f}" for estimate in (row.baseline_value, row.value))
+    return row.measure, *values, difference, _p(row.p_t_holm), _p(row.p_flip_holm)
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2g}"

@@ -1,0 +1,139 @@
+"""Which prompts are judged already? LDs of a reranking, a line each, appended as they are measured.
+
+A folder: `manifest.json` says what the LDs depend on, `verdicts.jsonl` has one line a prompt:
+
+    {"query_id": "q1", "documents": ["d7"], "ld": 1.25}             pairwise: two documents, in the order of the prompt
+
+A line is there whole or not at all: what a killed process left of its last one is cut off, and the prompt judged again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from relscope.errors import InputError
+from relscope.results.files import FolderLock, RunError, make_folder, read_json, sync_folder, write_problem, write_whole
+from relscope.results.manifest import chosen_differences
+
+VERDICTS_NAME: Final = "verdicts.jsonl"
+_MANIFEST_NAME = "manifest.json"
+
+Asked = tuple[str, ...]
+"""A prompt: the query's id, then the ids of its documents in the order of the prompt."""
+
+
+class Verdicts:
+    """The LDs of prompts, kept in a folder; a context manager that keeps other processes out meanwhile.
+
+    Args:
+        folder: made if absent; continued if it holds verdicts of the same identity.
+        identity: whatever changes an LD or which prompts are asked, as JSON values.
+
+    Attributes:
+        known: LD of each prompt that is judged.
+
+    Raises:
+        InputError: the folder holds other things, or verdicts of another identity (each differing field is named).
+        RunError: another process writes there, a line is damaged, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        _refuse_foreign_folder(folder)
+        make_folder(folder)
+        self.folder = folder
+        self._lock = FolderLock(folder)
+        try:
+            _check_identity(folder, dict(identity))
+            self._path = folder / VERDICTS_NAME
+            self.known: dict[Asked, float] = _read(self._path) if self._path.exists() else {}
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def add(self, measured: Mapping[Asked, float]) -> None:
+        """Store LDs, flushed to the disk when this returns.
+
+        Raises:
+            InputError: one of them is not finite.
+            RunError: the disk is full, or the file cannot be written; what was stored before is left as it was.
+        """
+        for (query_id, *documents), ld in measured.items():
+            if not math.isfinite(ld):
+                raise InputError(
+                    f'query "{query_id}", document {" and ".join(documents)}: LD is {ld}; is the number format too '
+                    "narrow for this model? Use float32"
+                )
+        lines = (
+            json.dumps({"query_id": query_id, "documents": documents, "ld": ld}) + "\n"
+            for (query_id, *documents), ld in measured.items()
+        )
+        try:
+            with open(self._path, "ab") as file:
+                n_before = file.tell()
+                try:
+                    file.write("".join(lines).encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(n_before)
+                    raise
+        except OSError as error:
+            raise RunError(write_problem(self._path, error)) from error
+        self.known |= measured
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+def _refuse_foreign_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file, where a folder for verdicts is needed")
+    others = sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+    if others and _MANIFEST_NAME not in others:
+        raise InputError(f"{folder}: holds {others[0]!r} and no {_MANIFEST_NAME}, so it holds no verdicts")
+
+
+def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    path = folder / _MANIFEST_NAME
+    if not path.exists():
+        write_whole(path, json.dumps({"identity": identity}, indent=2, ensure_ascii=False).encode())
+        sync_folder(folder)
+        return
+    content = read_json(path)
+    stored = content.get("identity") if isinstance(content, dict) else None
+    if not isinstance(stored, dict):
+        raise InputError(f"{path}: is no manifest of verdicts")
+    if differences := chosen_differences(stored, identity):
+        raise InputError(
+            f"{folder}: holds verdicts of other settings: {differences}; give another --out, or the same settings as "
+            "before"
+        )
+
+
+def _read(path: Path) -> dict[Asked, float]:
+    try:
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
+    known: dict[Asked, float] = {}
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            known[(row["query_id"], *row["documents"])] = float(row["ld"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path}, line {number}: damaged; delete the line: its prompt is judged again") from error
+    return known

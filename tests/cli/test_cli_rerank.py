@@ -1,0 +1,163 @@
+"""`relscope rerank`: what it prints and leaves behind, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import pytest
+from command_line import Command, run_python
+
+from relscope.data import load_collection, read_run
+from relscope.models import JudgeModel
+
+Words = list[object]
+
+
+@pytest.fixture
+def words(tiny_model_folder: Path, short_prompt: Path) -> Words:
+    return ["rerank", "-m", tiny_model_folder, "-p", short_prompt, "-n", 4, "--depth", 6]
+
+
+def test_it_prints_the_measures_beside_the_first_stages_and_writes_the_run(
+    relscope: Command, words: Words, tmp_path: Path
+) -> None:
+    out = tmp_path / "run.trec"
+    outcome = relscope(*words, "--measures", "nDCG@10, P(rel=2)@5", "-o", out)
+    assert outcome.status == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0].endswith(" on demo: pointwise, order dqi, pointwise; 24 prompts for 24 documents of 4 queries")
+    assert lines[2].split() == ["measure", "BM25", "reranked", "difference", "p", "(t-test)", "p", "(sign", "flips)"]
+    assert lines[3].startswith("nDCG@10 ")
+    assert lines[4].startswith("P(rel=2)@5 ")
+    assert "4 judged queries; 95 % intervals over queries" in outcome.out
+    assert "p by Holm's correction over 2 measures" in outcome.out
+    assert lines[-1] == f"run: {out}"
+    assert {len(ranked) for ranked in read_run(out).values()} == {6}
+    assert len((tmp_path / "run.trec.verdicts" / "verdicts.jsonl").read_text().splitlines()) == 24
+
+
+def test_json_is_one_object_whose_ndcg_is_that_of_ir_measures_on_the_written_file(
+    relscope: Command, words: Words, tmp_path: Path
+) -> None:
+    outcome = relscope(*words, "--json", "-o", tmp_path / "run.trec")
+    assert outcome.out.count("\n") == 1
+    said = json.loads(outcome.out)
+    expected = {"n_queries": 4, "n_documents": 24, "n_prompts": 24, "n_left_out": {}, "method": "pointwise",
+                "first_stage": "BM25", "run": str(tmp_path / "run.trec"), "data": "demo",
+                "prompt": {"format": "pointwise", "order": "dqi"}}  # fmt: skip
+    assert said | expected == said
+    (measure,) = said["measures"]
+    qrels = {q: dict(load_collection("demo").qrels[q]) for q in read_run(tmp_path / "run.trec")}
+    run = list(ir_measures.read_trec_run(str(tmp_path / "run.trec")))
+    value = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10]
+    assert measure["value"]["value"] == pytest.approx(value, abs=1e-12)  # summed in another order
+    assert measure["difference"]["low"] <= measure["difference"]["value"] <= measure["difference"]["high"]
+    assert measure["p_t_holm"] == measure["p_t"]
+
+
+@pytest.mark.parametrize("method", ["sliding-window", "heapsort", "all-pairs"])
+def test_pairwise_methods_rank_a_run_file(
+    relscope: Command, tiny_model_folder: Path, tmp_path: Path, method: str
+) -> None:
+    prompt = tmp_path / "pairs.yaml"
+    prompt.write_text("format: pairwise\nmax_document_tokens: 24\n")
+    first = tmp_path / "first.trec"
+    first.write_text("".join(f"q01 Q0 p{i:03} {i} {-i} mine\n" for i in range(1, 5)))
+    outcome = relscope("rerank", "-m", tiny_model_folder, "-p", prompt, "--run", first, "--method", method,
+                       "-n", 1, "--top", 2, "--json", "-o", tmp_path / "out.trec")  # fmt: skip
+    said = json.loads(outcome.out)
+    assert (said["method"], said["first_stage"], said["n_queries"]) == (method, "first.trec", 1)
+    assert said["n_prompts"] <= 12
+    assert sorted(read_run(tmp_path / "out.trec")["q01"]) == ["p001", "p002", "p003", "p004"]
+    assert said["measures"][0]["p_flip"] is None  # one query
+
+
+def test_interrupted_it_says_how_to_go_on_and_goes_on(
+    relscope: Command, words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relevance, n_calls = JudgeModel.relevance, 0
+
+    def interrupted(self: JudgeModel, prompts: Any, answer_ids: tuple[int, int]) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > 1:
+            raise KeyboardInterrupt
+        return relevance(self, prompts, answer_ids)
+
+    many = [*words, "--depth", "20"]  # two queries of the four have the 16 prompts that make a part of their own
+    with monkeypatch.context() as patched:
+        patched.setattr(JudgeModel, "relevance", interrupted)
+        outcome = relscope(*many)
+    assert outcome.status == 130
+    assert "relscope: interrupted; what is done is kept in runs/" in outcome.err
+    assert "-pointwise-dqi-pointwise.trec.verdicts. To go on: relscope rerank " in outcome.err
+    again = shlex.split(outcome.err.strip().rpartition("To go on: ")[2])
+    assert again[-2] == "--out"
+    out = Path(again[-1])
+    assert not out.exists()
+    n_stored = len((tmp_path / f"{out}.verdicts" / "verdicts.jsonl").read_text().splitlines())
+    assert n_stored > 0
+    assert relscope(*again[1:]).status == 0
+    assert relscope(*many, "-o", "whole.trec").status == 0
+    assert read_run(tmp_path / out) == read_run(tmp_path / "whole.trec")
+
+
+def test_given_again_it_judges_nothing_and_prints_the_same(
+    relscope: Command, words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = relscope(*words, "-o", tmp_path / "run.trec")
+    monkeypatch.setattr(JudgeModel, "relevance", None)
+    assert relscope(*words, "-o", tmp_path / "run.trec").out == first.out
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        (["--method", "heap"], "method: 'heap' does not exist: did you mean 'heapsort'?"),
+        (["--method", "all-pairs"], "method: all-pairs needs a pairwise prompt, and this one is pointwise: use the"),
+        (["--measures", "ndcg@10"], "measures: 'ndcg@10' is none that ir-measures reads"),
+        (["--measures", "nDCG@10,"], "measures: '' is none that ir-measures reads"),
+        (["--measures", "AP,AP"], "measures: one is named twice"),
+        (["--depth", "0"], "depth: must be at least 1, not 0"),
+        (["--queries", "0"], "queries: must be at least 1, not 0"),
+        (["--top", "0"], "top: must be at least 1, not 0"),
+        (["--run", "nowhere.trec"], "nowhere.trec: there is no such file"),
+        (["--run", "{here}/other.trec"], 'other.trec: demo holds none of its documents, such as "D7"'),
+        (["--run", "{here}/notes.txt"], "notes.txt, line 1: must have 6 columns"),
+        (["--data", "pairs.jsonl"], "pairs.jsonl: holds pairs, not a collection with judgements"),
+        (["--out", "{here}"], "is a folder; give a file for the run"),
+        (["--out", "{here}/notes.txt"], "notes.txt: is there already, and not from reranking"),
+        (["--out", "{here}/notes.txt/run.trec"], "cannot make this folder"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line(
+    relscope: Command, words: Words, tmp_path: Path, added: list[str], told: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine\n")
+    (tmp_path / "other.trec").write_text("q01 Q0 D7 1 1 t\n")
+    added = [word.replace("{here}", str(tmp_path)) for word in added]
+    outcome = relscope(*words, "-o", tmp_path / "run.trec", *added)
+    assert (outcome.status, outcome.out) == (2, "")
+    (said,) = outcome.err.splitlines()
+    assert told in said
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"
+
+
+def test_other_settings_in_the_same_place_are_refused(relscope: Command, words: Words, tmp_path: Path) -> None:
+    assert relscope(*words, "-o", tmp_path / "run.trec").status == 0
+    outcome = relscope(*words, "--depth", 5, "-o", tmp_path / "run.trec")
+    assert outcome.status == 2
+    assert "reranking.depth: 6 in the folder, 5 now; give another --out" in outcome.err
+
+
+def test_help_names_every_option_and_imports_nothing_heavy() -> None:
+    program = "import sys\nfrom relscope.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    outcome = run_python(program, "rerank", "--help")
+    for option in ("data", "run", "depth", "queries", "prompt", "method", "top", "measures", "model", "out", "json"):
+        assert f"--{option} " in outcome.out
+    assert not {"torch", "numpy", "pandas", "ir_measures"} & set(outcome.err.split())
