@@ -29,6 +29,8 @@ from relscope.models.differences import BaseRows, on_differences
 from relscope.models.edits import LayerEdits
 from relscope.models.recording import RecordedRun, Recorder, cut_kwargs, record
 from relscope.models.rows import Joining, Piece, advance_rows, goes_by_rows
+from relscope.models.scoring import final_hidden, final_hidden_of
+from relscope.prompts import Prompt
 
 if TYPE_CHECKING:
     from relscope.models.contract import Contract
@@ -159,7 +161,17 @@ class JudgeModel:
         """LD = logit(yes) - logit(no) of each prompt, float32 on the CPU. Cost: one forward pass a prompt."""
         if len(ids) == 0:
             return torch.zeros(0)
-        return self._logit_diff_of(self._final_hidden(ids, _TOKENS_PER_BATCH), answer_ids).cpu()
+        return self._logit_diff_of(final_hidden(self, ids, _TOKENS_PER_BATCH), answer_ids).cpu()
+
+    @torch.no_grad()
+    def relevance(self, prompts: Sequence[Prompt], answer_ids: tuple[int, int]) -> Float[Tensor, "prompt"]:
+        """LD of each rendered prompt, in the order given, float32 on the CPU. Cost: at most a forward pass a prompt.
+
+        Within `relscope.ablated` it is the ablated model's; no other pass is told where a prompt's regions are.
+        """
+        hidden = final_hidden_of(self, prompts)
+        logits = self._answer_rows(hidden, answer_ids)
+        return (logits[:, 0] - logits[:, 1]).cpu()
 
     def differentiable_readout(
         self, ids: Sequence[Sequence[int]], answer_ids: Sequence[tuple[int, int]], tokens_per_batch: int
@@ -169,7 +181,7 @@ class JudgeModel:
         The unembedding is applied to the last positions together: applied within the model it costs the backward
         pass a copy of its matrix for every prompt. `tokens_per_batch` bounds a batch's tokens, padding included.
         """
-        hidden = self._final_hidden(ids, tokens_per_batch)
+        hidden = final_hidden(self, ids, tokens_per_batch)
         logits = self._softcapped(self.unembedding(hidden).float())
         answers = logits.gather(1, torch.tensor([list(pair) for pair in answer_ids], device=logits.device))
         log_answered = answers.logsumexp(dim=1) - logits.logsumexp(dim=1)
@@ -178,20 +190,6 @@ class JudgeModel:
     def _logit_diff_of(self, hidden: Tensor, answer_ids: Sequence[tuple[int, int]]) -> Tensor:
         logits = torch.stack([self._answer_rows(h, a) for h, a in zip(hidden, answer_ids, strict=True)])
         return logits[:, 0] - logits[:, 1]
-
-    def _final_hidden(self, ids: Sequence[Sequence[int]], tokens_per_batch: int) -> Tensor:
-        """Normed hidden state at each prompt's last token, prompts batched by length.
-
-        Padding stands on the right, where causal attention cannot see it from a real token. So
-        no mask is needed and positions stay as they are.
-        """
-        hidden: list[Tensor | None] = [None] * len(ids)
-        for batch in self._batches(ids, tokens_per_batch):
-            padded = self.padded([ids[i] for i in batch])
-            states = self.decoder(input_ids=padded, use_cache=False).last_hidden_state
-            for row, i in enumerate(batch):
-                hidden[i] = states[row, len(ids[i]) - 1]
-        return torch.stack([h for h in hidden if h is not None])
 
     def padded(self, ids: Sequence[Sequence[int]]) -> Int[Tensor, "prompt pos"]:
         """Prompts' token ids as one batch on the model's device, zeros on the right.
@@ -237,7 +235,7 @@ class JudgeModel:
         if for_restart and (len(prompts) - 1) * len(shared) >= _WORTH_SHARING and self.contract.continuable:
             (prefix,) = recorded([shared])
         runs: dict[int, RecordedRun] = {}
-        for batch in self._batches(prompts, _TOKENS_RECORDED_AT_ONCE):
+        for batch in self.batches(prompts, _TOKENS_RECORDED_AT_ONCE):
             runs.update(zip(batch, recorded([prompts[i] for i in batch], prefix), strict=True))
         return [runs[i] for i in range(len(prompts))]
 
@@ -333,7 +331,7 @@ class JudgeModel:
         """Whether the length of what is run together changes the rotary frequencies, and so every number."""
         return bool(_rope_types(self.config) & {"longrope", "dynamic"})
 
-    def _batches(self, prompts: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
+    def batches(self, prompts: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
         """Numbers of the prompts that are run together, the longest first: nearly equal lengths need little padding."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         while order:
