@@ -19,11 +19,12 @@ from relscope.models.judge import JudgeModel, ModelIdentity, ModelShape
 from relscope.models.loading import load_judge, load_judges, load_tokenizer
 from relscope.models.lora import LoraSettings, TunableJudge
 from relscope.models.norms import LinearNorm, linear_norm
-from relscope.models.patching import patched
+from relscope.models.patching import hook, patched
 from relscope.models.projections import ParameterPart, parameter_parts
 from relscope.models.receiving import AlteredHeads
 from relscope.models.recording import RecordedRun
 from relscope.models.rows import Joining, Piece, goes_by_rows
+from relscope.models.scoring import PositionEdit, Treatment
 from relscope.models.sources import is_adapter_on, split_adapter
 from relscope.models.verdict import VerdictLint, lint_verdict
 
@@ -51,12 +52,15 @@ __all__ = [
     "ModelShape",
     "ParameterPart",
     "Piece",
+    "PositionEdit",
     "RecordedRun",
     "Replacement",
+    "Treatment",
     "TunableJudge",
     "VerdictLint",
     "check_contract",
     "goes_by_rows",
+    "hook",
     "is_adapter_on",
     "linear_modules",
     "linear_norm",

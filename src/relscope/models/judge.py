@@ -29,7 +29,7 @@ from relscope.models.differences import BaseRows, on_differences
 from relscope.models.edits import LayerEdits
 from relscope.models.recording import RecordedRun, Recorder, cut_kwargs, record
 from relscope.models.rows import Joining, Piece, advance_rows, goes_by_rows
-from relscope.models.scoring import final_hidden, final_hidden_of
+from relscope.models.scoring import PositionEdit, final_hidden, final_hidden_of
 from relscope.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class JudgeModel:
         layers: the decoder layers' modules, found through the architecture table.
         shape: sizes.
         known_type: False where the layout was recognised by structure and not by the model's type.
+        edits: what changes the model's passes while it is in force, in the order in which it came into force.
     """
 
     def __init__(self, model: Any, tokenizer: Any, identity: ModelIdentity) -> None:
@@ -96,6 +97,7 @@ class JudgeModel:
         self.final_norm = self.decoder.get_submodule(self.architecture.final_norm)
         self.unembedding: nn.Module = model.get_output_embeddings()
         self.shape = self._measure_shape()
+        self.edits: list[PositionEdit] = []
 
     @property
     def device(self) -> torch.device:
@@ -231,7 +233,7 @@ class JudgeModel:
         if not prompts:
             return []
         prefix = None
-        shared = [] if self._length_matters else _shared_prefix(prompts)
+        shared = [] if self.length_matters else _shared_prefix(prompts)
         if for_restart and (len(prompts) - 1) * len(shared) >= _WORTH_SHARING and self.contract.continuable:
             (prefix,) = recorded([shared])
         runs: dict[int, RecordedRun] = {}
@@ -327,7 +329,7 @@ class JudgeModel:
         return raw
 
     @functools.cached_property
-    def _length_matters(self) -> bool:
+    def length_matters(self) -> bool:
         """Whether the length of what is run together changes the rotary frequencies, and so every number."""
         return bool(_rope_types(self.config) & {"longrope", "dynamic"})
 
@@ -335,7 +337,7 @@ class JudgeModel:
         """Numbers of the prompts that are run together, the longest first: nearly equal lengths need little padding."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         while order:
-            n_fit = 1 if self._length_matters else max(1, tokens_per_batch // len(prompts[order[-1]]))
+            n_fit = 1 if self.length_matters else max(1, tokens_per_batch // len(prompts[order[-1]]))
             yield order[-n_fit:]
             order = order[:-n_fit]
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from relscope.models.architectures import DecoderLayer, first_tensor
-from relscope.models.attention import AttentionCall, attend, attention_replaced, visible
+from relscope.models.attention import AttentionCall, EditFunction, attend, attention_replaced, visible
 from relscope.models.edits import ATTENTION_COMPONENTS, LayerEdits, Replacement
 from relscope.models.recording import RecordedRun
 
@@ -34,7 +35,7 @@ def patched(
         for layer, of in by_layer.items():
             for component in dict.fromkeys(r.component for r in of):
                 if component not in ATTENTION_COMPONENTS:
-                    handle = _hook(layers[layer], component, edits[layer])
+                    handle = hook(layers[layer], component, source.z.shape[-2], edits[layer])
                     stack.callback(handle.remove)
         yield
 
@@ -48,7 +49,12 @@ def _edited_by_layer(edits: dict[int, LayerEdits]) -> Any:
     return attention
 
 
-def _hook(layer: DecoderLayer, component: str, edit: LayerEdits) -> Any:
+def hook(layer: DecoderLayer, component: str, n_heads: int, edit: EditFunction) -> RemovableHandle:
+    """Let `edit` replace a component that hooks on modules can reach, until the hook is removed.
+
+    It is given `z` as [run, pos, head, d_head], and what belongs to a whole layer as [run, pos, d_model].
+    """
+
     def replace_output(_module: nn.Module, _args: Any, output: Any) -> Any:
         changed = edit(component, first_tensor(output))
         return changed if isinstance(output, Tensor) else (changed, *output[1:])
@@ -59,8 +65,7 @@ def _hook(layer: DecoderLayer, component: str, edit: LayerEdits) -> Any:
         return args, {**kwargs, "hidden_states": edit(component, kwargs["hidden_states"])}
 
     def replace_heads(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        z = args[0].view(*args[0].shape[:-1], *edit.source.z.shape[-2:])
-        return (edit(component, z).flatten(-2), *args[1:])
+        return (edit(component, args[0].unflatten(-1, (n_heads, -1))).flatten(-2), *args[1:])
 
     if component == "z":
         return layer.out_proj.register_forward_pre_hook(replace_heads)

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache
 
 from relscope.models.architectures import DecoderLayer, first_tensor
 from relscope.models.attention import (
@@ -31,6 +30,7 @@ from relscope.models.attention import (
     visible,
 )
 from relscope.models.differences import Product, linear_modules, low_weights
+from relscope.models.prefixes import continued
 
 if TYPE_CHECKING:
     from relscope.models.judge import JudgeModel
@@ -262,21 +262,14 @@ def record(
     replaced = contextlib.nullcontext() if recorder is None else attention_replaced(judge.config, recorder)
     producing = _products_kept(judge.layers if with_products else (), ids.shape)
     kept = _Kept(judge.layers)
+    going_on = {"use_cache": False} if prefix is None else continued(zip(prefix.k, prefix.v, strict=True), len(ids))
     with replaced, kept.watching(), producing as products:
-        judge.decoder(input_ids=ids, **({"use_cache": False} if prefix is None else _continued(prefix, len(ids))))
+        judge.decoder(input_ids=ids, **going_on)
     if recorder is not None and set(recorder.calls) != set(range(len(judge.layers))):
         raise UnsupportedAttentionError("the model's attention does not go through the registry of transformers")
     cut = _Cut(judge, kept, recorder, products)
     runs = [cut.run(number, len(prompt) - n_prefix) for number, prompt in enumerate(prompts)]
     return runs if prefix is None else [_joined(prefix, run) for run in runs]
-
-
-def _continued(prefix: RecordedRun, n_runs: int) -> dict[str, Any]:
-    """What makes a decoder go on from a run: a cache of its keys and values. Full length, windows or not."""
-    cache = DynamicCache()
-    for layer, (k, v) in enumerate(zip(prefix.k, prefix.v, strict=True)):
-        cache.update(k.expand(n_runs, *k.shape), v.expand(n_runs, *v.shape), layer)
-    return {"past_key_values": cache, "use_cache": True}
 
 
 @dataclass(frozen=True)

@@ -103,18 +103,26 @@ class Prompt:
             )
         return tuple(self.parts[name])
 
+    def partition(self) -> tuple[str, ...]:
+        """The one region of each position that shares no token with others.
+
+        One of query, document (pairwise: document_a, document_b), instruction, last and other; last wins where it lies
+        in a part.
+        """
+        region_of = ["other"] * len(self.ids)
+        for name in ("query", *self.documents, "instruction"):
+            for position in self.parts.get(name, ()):
+                region_of[position] = name
+        return (*region_of[:-1], "last")
+
     def segments(self) -> list[tuple[str, str]]:
         """Text of the prompt in order, cut wherever the region changes, as `(text, region)`.
 
-        The region is one of query, document (pairwise: document_a, document_b), instruction, last and other; last
-        wins where it lies in a part.
-        The texts concatenate to `text`. A character belongs to the region of its token; one that is shared by
-        several tokens to the first of them, and one that no token was made from to the token after it.
+        The regions are those of `partition`. The texts concatenate to `text`. A character belongs to the region of its
+        token; one that is shared by several tokens to the first of them, and one that no token was made from to the
+        token after it.
         """
-        region_of = ["other"] * len(self.ids)
-        for name in ("query", *self.documents, "instruction", "last"):
-            for position in self.region(name):
-                region_of[position] = name
+        region_of = self.partition()
         segments: list[tuple[str, str]] = []
         done = 0
         last_position = len(self.ids) - 1
