@@ -10,9 +10,31 @@ from typing import TYPE_CHECKING, Any
 from relscope.version import __version__
 
 if TYPE_CHECKING:
-    from relscope.analysis import compare_rankings, judge_quality, ranking_values, site_effects, top_heads
+    from relscope.analysis import (
+        HeadSet,
+        compare_rankings,
+        judge_quality,
+        matched_sets,
+        random_sets,
+        ranking_values,
+        region_sets,
+        site_effects,
+        split_queries,
+        top_heads,
+        top_set,
+    )
     from relscope.data import load_collection, load_pairs
-    from relscope.interventions import Joint, Site, Transfer, all_sites, patch_pair, patch_pairs, transfer_pair
+    from relscope.interventions import (
+        Joint,
+        Site,
+        Transfer,
+        ablated,
+        all_sites,
+        patch_pair,
+        patch_pairs,
+        reference_of,
+        transfer_pair,
+    )
     from relscope.models import check_contract, load_judge, load_judges
     from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
     from relscope.report import build_comparison_report, build_report, build_similarity_report
@@ -36,8 +58,16 @@ _ROOM_OF = {
     "ranking_values": "analysis",
     "site_effects": "analysis",
     "top_heads": "analysis",
+    "HeadSet": "analysis",
+    "matched_sets": "analysis",
+    "random_sets": "analysis",
+    "region_sets": "analysis",
+    "split_queries": "analysis",
+    "top_set": "analysis",
     "load_collection": "data",
     "load_pairs": "data",
+    "ablated": "interventions",
+    "reference_of": "interventions",
     "Joint": "interventions",
     "Site": "interventions",
     "all_sites": "interventions",
@@ -70,6 +100,7 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "HeadSet",
     "Joint",
     "PromptRenderer",
     "PromptTemplate",
@@ -79,6 +110,7 @@ __all__ = [
     "Transfer",
     "TuneConfig",
     "__version__",
+    "ablated",
     "align",
     "align_all",
     "all_sites",
@@ -95,16 +127,22 @@ __all__ = [
     "load_judge",
     "load_judges",
     "load_pairs",
+    "matched_sets",
     "measure_reranked",
     "open_run",
     "patch_pair",
     "patch_pairs",
     "plan_study",
+    "random_sets",
     "ranking_values",
+    "reference_of",
+    "region_sets",
     "rerank",
     "run_study",
     "site_effects",
+    "split_queries",
     "top_heads",
+    "top_set",
     "transfer_pair",
     "tune",
 ]

@@ -1,5 +1,7 @@
 """Sites of a model, what patching them does to the verdict, also across models, what moved, and readouts."""
 
+from relscope.interventions.ablatable import ABLATED_COMPONENTS, Ablatable
+from relscope.interventions.ablation import ablated
 from relscope.interventions.changes import (
     HeadChanges,
     WeightChange,
@@ -23,6 +25,7 @@ from relscope.interventions.patching import (
     patch_pairs,
 )
 from relscope.interventions.paths import direct_effects, patch_paths
+from relscope.interventions.references import Kind, Positions, Reference, reference_of
 from relscope.interventions.routes import RECEIVERS, SENDERS, VARIANTS, Path
 from relscope.interventions.sites import (
     COMPONENTS,
@@ -44,28 +47,34 @@ from relscope.interventions.vocabulary import (
 )
 
 __all__ = [
+    "ABLATED_COMPONENTS",
     "COMPONENTS",
     "DEFAULT_MEMORY_BYTES",
     "RECEIVERS",
     "SENDERS",
     "VARIANTS",
+    "Ablatable",
     "DirectContributions",
     "Direction",
     "HeadChanges",
     "HeadVocabulary",
     "InteractionScores",
     "Joint",
+    "Kind",
     "LogitLens",
     "Patch",
     "PatchCost",
     "PatchedPair",
     "Path",
+    "Positions",
     "Precision",
     "PromptName",
+    "Reference",
     "Site",
     "TokenLogits",
     "Transfer",
     "WeightChange",
+    "ablated",
     "all_sites",
     "check_precision",
     "direct_contributions",
@@ -81,6 +90,7 @@ __all__ = [
     "patch_pair",
     "patch_pairs",
     "patch_paths",
+    "reference_of",
     "require_comparable_weights",
     "require_same_shape",
     "too_little_memory",

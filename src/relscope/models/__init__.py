@@ -1,7 +1,7 @@
 """The judge model: loading, one architecture table, recording, restarting, and the load-time contract."""
 
 from relscope.models.architectures import ARCHITECTURES, DecoderLayer
-from relscope.models.attention import MOST_SCORES
+from relscope.models.attention import MOST_SCORES, EditFunction
 from relscope.models.contract import Clause, Contract, check_contract
 from relscope.models.differences import BaseRows, linear_modules
 from relscope.models.edits import (
@@ -44,6 +44,7 @@ __all__ = [
     "Clause",
     "Contract",
     "DecoderLayer",
+    "EditFunction",
     "Joining",
     "JudgeModel",
     "LayerEdits",

@@ -1,0 +1,266 @@
+"""Which heads should be ablated together, and with which sets should they be compared?
+
+Sets of heads from measured effects (`site_effects`), each head at the region it was chosen for:
+
+    Doc-k, Query-k, Inst-k, Last-k    the k heads of largest |effect| at document, query, instruction, last
+    Mixed-n                           all of these sets together; a head that stands in two is ablated at both regions
+
+and controls: `Bottom-k`, the k heads of smallest |effect| at a region; `Random-k`, k heads drawn at random at all
+positions, as in Table 1 of Liu, Mao and Wen (arXiv 2504.07898); and `Matched-k`, drawn among the heads that were not
+chosen, at the same regions and with the same distribution over depth, so that place and depth alone cannot explain
+what the chosen heads do.
+
+Queries by which heads are chosen and queries on which their ablation is evaluated must not be the same: an effect that
+is large by chance on some queries is large on these alone. `split_queries` parts them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from relscope.analysis.heads import top_heads
+from relscope.errors import InputError
+
+SET_REGIONS: Final = ("document", "query", "instruction", "last")
+"""Regions whose heads make up the sets, in the order of the paper's Table 1."""
+N_DRAWS: Final = 20
+N_DEPTHS: Final = 4
+"""Equal parts of the layers within which matched heads are drawn."""
+
+_SHORT = {"document": "Doc", "instruction": "Inst"}
+
+
+class Head(NamedTuple):
+    """A head at a region."""
+
+    layer: int
+    head: int
+    region: str
+
+
+@dataclass(frozen=True)
+class HeadSet:
+    """Heads that are ablated together, each at its region; iterates over its members.
+
+    Raises:
+        InputError: a member stands twice.
+    """
+
+    name: str
+    members: tuple[Head, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.members)) != len(self.members):
+            twice = next(head for n, head in enumerate(self.members) if head in self.members[:n])
+            raise InputError(f"head set {self.name!r} has layer {twice.layer}, head {twice.head} twice at one region")
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def to_json(self) -> str:
+        """One JSON object: name and members, each as [layer, head, region]."""
+        return json.dumps({"name": self.name, "members": self.members})
+
+    @classmethod
+    def from_json(cls, text: str) -> HeadSet:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: it is no head set; says what one looks like.
+        """
+        try:
+            given = json.loads(text)
+            members = tuple(Head(_whole(layer), _whole(head), str(region)) for layer, head, region in given["members"])
+            return cls(str(given["name"]), members)
+        except (KeyError, TypeError, ValueError) as failure:
+            if isinstance(failure, InputError):
+                raise
+            raise InputError(
+                'a head set is a JSON object like {"name": "Last-1", "members": [[15, 4, "last"]]}, '
+                "members as layer, head and region"
+            ) from failure
+
+
+@dataclass(frozen=True)
+class QuerySplit:
+    """Queries by which heads are chosen, and queries on which their ablation is evaluated."""
+
+    selection: tuple[str, ...]
+    evaluation: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shared = sorted(set(self.selection) & set(self.evaluation))
+        if shared:
+            raise InputError(f"query {shared[0]!r} is both selected by and evaluated on; use each for one of them")
+
+    def check_selection(self, query_ids: Iterable[str]) -> None:
+        """Refuse effects that were measured on queries other than those of the selection.
+
+        Raises:
+            InputError: names one of them.
+        """
+        _check_within(query_ids, self.selection, "heads may be chosen by", "selection")
+
+    def check_evaluation(self, query_ids: Iterable[str]) -> None:
+        """Refuse to ablate on queries other than those of the evaluation.
+
+        Raises:
+            InputError: names one of them.
+        """
+        _check_within(query_ids, self.evaluation, "an ablation may be evaluated on", "evaluation")
+
+
+def split_queries(query_ids: Iterable[str], share: float = 0.5, seed: int = 0) -> QuerySplit:
+    """Part queries at random: `share` of them for selection (rounded, at least one), the others for evaluation.
+
+    Neither their order nor how often each comes matters.
+
+    Raises:
+        InputError: there are fewer than two queries, or the share is not between 0 and 1.
+    """
+    distinct = sorted(set(query_ids))
+    if not 0 < share < 1:
+        raise InputError(f"share is {share}; give a number between 0 and 1")
+    if len(distinct) < 2:
+        raise InputError(f"{len(distinct)} queries cannot be parted into selection and evaluation; give at least 2")
+    n = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    chosen = {distinct[i] for i in order[:n]}
+    return QuerySplit(tuple(q for q in distinct if q in chosen), tuple(q for q in distinct if q not in chosen))
+
+
+def set_size(k: int | float, n_heads: int) -> int:
+    """How many heads a set has: `k` itself, or where k is below 1, that share of all heads (rounded, at least one).
+
+    In models of a few hundred heads the paper's 20 of 1024 would be a large part; 0.02 is the same share of any model.
+
+    Raises:
+        InputError: k is not positive, or neither a whole number nor a share.
+    """
+    if k <= 0 or (k >= 1 and k != int(k)):
+        raise InputError(f"k is {k}; give a number of heads, or a share of all heads between 0 and 1")
+    return int(k) if k >= 1 else max(1, round(k * n_heads))
+
+
+def top_set(effects: pd.DataFrame, region: str, k: int, *, name: str | None = None) -> HeadSet:
+    """The `k` heads of largest |effect| at a region, ablated there; named Doc-k, Query-k and so on.
+
+    Args:
+        effects: of `site_effects`, of one direction and experiment.
+        region: at which heads are chosen and ablated.
+        k: number of heads; see `set_size` for shares.
+        name: in place of the usual one.
+
+    Raises:
+        InputError: fewer than k heads were measured at the region, or a head comes twice.
+    """
+    ranked = _ranked(effects, region, k)
+    return HeadSet(name or f"{_SHORT.get(region, region.capitalize())}-{k}", ranked[:k])
+
+
+def bottom_set(effects: pd.DataFrame, region: str, k: int) -> HeadSet:
+    """The `k` heads of smallest |effect| at a region, ablated there. Arguments and errors are those of `top_set`."""
+    ranked = _ranked(effects, region, k)
+    return HeadSet(f"Bottom-{_SHORT.get(region, region.capitalize())}-{k}", ranked[::-1][:k])
+
+
+def mixed_set(sets: Iterable[HeadSet]) -> HeadSet:
+    """All members of some sets, each at its own region; named Mixed-n after their number."""
+    members = tuple(dict.fromkeys(head for of in sets for head in of))
+    return HeadSet(f"Mixed-{len(members)}", members)
+
+
+def region_sets(effects: pd.DataFrame, k: int, regions: Sequence[str] = SET_REGIONS) -> list[HeadSet]:
+    """The top set of each region, and all of them mixed: the paper's Table 1 with k = 20."""
+    sets = [top_set(effects, region, k) for region in regions]
+    return [*sets, mixed_set(sets)]
+
+
+def random_sets(n_layers: int, n_heads: int, k: int, *, n_draws: int = N_DRAWS, seed: int = 0) -> list[HeadSet]:
+    """Draws of `k` heads of the whole model, each ablated at all positions.
+
+    Raises:
+        InputError: the model has fewer heads.
+    """
+    if not 1 <= k <= n_layers * n_heads:
+        raise InputError(f"k is {k}; the model has {n_layers * n_heads} heads")
+    sets = []
+    for number, generator in enumerate(_generators(n_draws, seed), start=1):
+        drawn = sorted(generator.choice(n_layers * n_heads, size=k, replace=False).tolist())
+        sets.append(HeadSet(f"Random-{k} {number}", tuple(Head(i // n_heads, i % n_heads, "all") for i in drawn)))
+    return sets
+
+
+def matched_sets(
+    chosen: HeadSet, n_layers: int, n_heads: int, *, n_draws: int = N_DRAWS, seed: int = 0
+) -> list[HeadSet]:
+    """Draws of heads that were not chosen, as many at each region and depth as the chosen ones.
+
+    A head that was chosen at any region is drawn at none. Depth is one of N_DEPTHS equal parts of the layers.
+
+    Raises:
+        InputError: a part has too few heads that were not chosen; choose fewer.
+    """
+    depth_of = [layer * N_DEPTHS // n_layers for layer in range(n_layers)]
+    taken = {(head.layer, head.head) for head in chosen}
+    free = {
+        depth: [(layer, head) for layer in range(n_layers) if depth_of[layer] == depth for head in range(n_heads)
+                if (layer, head) not in taken]
+        for depth in range(N_DEPTHS)
+    }  # fmt: skip
+    wanted = Counter((head.region, depth_of[head.layer]) for head in chosen)
+    for (region, depth), n in wanted.items():
+        if n > len(free[depth]):
+            raise InputError(
+                f"head set {chosen.name!r} has {n} heads at {region!r} in part {depth + 1} of {N_DEPTHS} of the "
+                f"layers, where {len(free[depth])} others are left to draw from; choose fewer heads"
+            )
+    sets = []
+    for number, generator in enumerate(_generators(n_draws, seed), start=1):
+        members = []
+        for (region, depth), n in sorted(wanted.items()):
+            drawn = sorted(generator.choice(len(free[depth]), size=n, replace=False).tolist())
+            members += [Head(free[depth][i][0], free[depth][i][1], region) for i in drawn]
+        sets.append(HeadSet(f"Matched-{len(chosen)} of {chosen.name} {number}", tuple(members)))
+    return sets
+
+
+def _ranked(effects: pd.DataFrame, region: str, k: int) -> tuple[Head, ...]:
+    """All heads measured at a region, the largest |effect| first."""
+    ranked = top_heads(effects, region, max(1, len(effects)))
+    if not 1 <= k <= len(ranked):
+        raise InputError(f"k is {k}; the effects have {len(ranked)} heads at region {region!r}")
+    if not all(math.isfinite(effect) for effect in ranked["effect"]):
+        raise InputError(f"effects: a head at region {region!r} has an effect that is not finite")
+    return tuple(Head(int(layer), int(head), region)
+                 for layer, head in zip(ranked["layer"], ranked["head"], strict=True))  # fmt: skip
+
+
+def _generators(n_draws: int, seed: int) -> list[np.random.Generator]:
+    """One for each draw: the first draws are the same however many follow."""
+    if n_draws < 1:
+        raise InputError(f"n_draws is {n_draws}; give at least 1")
+    return [np.random.default_rng((seed, number)) for number in range(n_draws)]
+
+
+def _check_within(query_ids: Iterable[str], allowed: Sequence[str], what: str, side: str) -> None:
+    outside = sorted(set(query_ids) - set(allowed))
+    if outside:
+        raise InputError(f"query {outside[0]!r} is not one that {what}: it is not in the {side} of the split")
+
+
+def _whole(number: Any) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise TypeError(f"{number!r} is no layer or head")
+    return number

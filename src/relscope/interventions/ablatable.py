@@ -1,0 +1,32 @@
+"""What can be ablated, and how is it named?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relscope.errors import InputError
+from relscope.interventions.patching import check_patches
+from relscope.interventions.sites import Site
+from relscope.models import JudgeModel
+
+ABLATED_COMPONENTS = ("z", "attn_out", "mlp_out")
+"""Components that can be ablated: a head's output, and what attention or MLP adds to the residual stream."""
+
+Ablatable = Site | tuple[int, int, str]
+"""A site of these components; or a head as layer, head and region, as head sets hold them."""
+
+
+def ablatable_sites(judge: JudgeModel, given: Iterable[Ablatable]) -> list[Site]:
+    """The sites that are named, each once.
+
+    Raises:
+        InputError: a site is none of the model's, or cannot be ablated.
+    """
+    sites = [of if isinstance(of, Site) else Site("z", of[0], of[2], of[1]) for of in given]
+    for site in sites:
+        if site.component not in ABLATED_COMPONENTS:
+            raise InputError(
+                f"component {site.component!r} cannot be ablated; choose from {', '.join(ABLATED_COMPONENTS)}"
+            )
+    check_patches(judge, sites)
+    return list(dict.fromkeys(sites))
