@@ -123,7 +123,7 @@ class _Ablation:
     def edit_of(self, layer: int) -> EditFunction:
         """What replaces a component of a layer as it is computed."""
 
-        def edit(component: str, values: Tensor) -> Tensor:
+        def edit(component: str, values: Tensor, _n_behind: int = 0, /) -> Tensor:
             self.refuse_others()
             assert self._treatments is not None
             place = component, layer

@@ -280,7 +280,7 @@ def _seeing(judge: JudgeModel, kept: Sequence[tuple[str, int]]) -> Iterator[dict
     with contextlib.ExitStack() as stack:
         for component, layer in kept:
 
-            def keep(name: str, values: Tensor, layer: int = layer) -> Tensor:
+            def keep(name: str, values: Tensor, _n_behind: int = 0, /, layer: int = layer) -> Tensor:
                 seen[name, layer] = values
                 return values
 
