@@ -3,6 +3,15 @@
 Nothing here imports torch.
 """
 
+from relscope.analysis.ablation import (
+    FIRST_STAGE,
+    JUDGING_MEASURES,
+    RANKING_MEASURE,
+    Outcome,
+    Resampling,
+    judging_outcomes,
+    ranking_outcomes,
+)
 from relscope.analysis.changes import (
     HEAD_CHANGE_COLUMNS,
     WEIGHT_CHANGE_COLUMNS,
@@ -61,12 +70,15 @@ from relscope.analysis.stability import Stability, split_half_stability
 __all__ = [
     "DIFFERENCE_COLUMNS",
     "EFFECT_COLUMNS",
+    "FIRST_STAGE",
     "HEAD_CHANGE_COLUMNS",
     "JOINT_COLUMNS",
+    "JUDGING_MEASURES",
     "LEAST_IE",
     "MEASURES",
     "MOST_Q",
     "N_FLIPS",
+    "RANKING_MEASURE",
     "RBO_P",
     "TINY_GAP",
     "WEIGHT_CHANGE_COLUMNS",
@@ -79,10 +91,12 @@ __all__ = [
     "MeasuredSimilarity",
     "MechanismSimilarity",
     "MoveCorrelation",
+    "Outcome",
     "PrecisionError",
     "QuerySplit",
     "RankingComparison",
     "Remainder",
+    "Resampling",
     "RunEffects",
     "ScoreCorrelation",
     "SignificanceLimit",
@@ -101,6 +115,7 @@ __all__ = [
     "interaction_score_means",
     "joint_interactions",
     "judge_quality",
+    "judging_outcomes",
     "match_runs",
     "matched_sets",
     "mechanism_similarity",
@@ -114,6 +129,7 @@ __all__ = [
     "quality_differences",
     "random_sets",
     "rank_similarity",
+    "ranking_outcomes",
     "ranking_values",
     "readout_means",
     "region_sets",

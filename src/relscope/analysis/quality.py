@@ -116,7 +116,7 @@ def judge_quality(
     if n_queries > 1:
         weights = bootstrap_weights(query_ids, n_resamples, seed)
         low, high = percentile_interval(quality_measures(clean, corrupted, weights), confidence)
-        low, high = _widened_where_all_agree(values, low, high, n_queries, confidence)
+        low, high = widened_where_all_agree(values, low, high, n_queries, confidence)
     accuracy, f1, roc_auc, paired, consistency = (
         Estimate(float(v), float(lo), float(hi)) for v, lo, hi in zip(values, low, high, strict=True)
     )
@@ -134,7 +134,7 @@ def judge_quality(
     )
 
 
-def _widened_where_all_agree(
+def widened_where_all_agree(
     values: _Measures, low: _Measures, high: _Measures, n_queries: int, confidence: float
 ) -> tuple[_Measures, _Measures]:
     """Where every query agrees, resampling cannot see that the next one may not; the binomial's exact bound can.

@@ -3,6 +3,8 @@
 from relscope.analysis import RankingComparison
 from relscope.prompts import print_prompt as show_prompt
 from relscope.prompts import read_yaml
+from relscope.study.ablating import Machine, ablate_run
+from relscope.study.ablation_plan import AblationOptions
 from relscope.study.checking import ModelCheck, check_model
 from relscope.study.comparing import compare_models
 from relscope.study.config import PROMPTS, Negatives, StudyConfig, config_problems, prompt_fields
@@ -33,6 +35,7 @@ __all__ = [
     "METHODS",
     "PROMPTS",
     "WITH_REGIONS",
+    "AblationOptions",
     "Edges",
     "Experiments",
     "Flow",
@@ -40,6 +43,7 @@ __all__ = [
     "Interaction",
     "JointHeads",
     "Judgement",
+    "Machine",
     "Measured",
     "ModelCheck",
     "Negatives",
@@ -53,6 +57,7 @@ __all__ = [
     "Silent",
     "StudyConfig",
     "Vocabulary",
+    "ablate_run",
     "check_model",
     "compare_models",
     "config_problems",

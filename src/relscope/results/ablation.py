@@ -1,0 +1,304 @@
+"""What is left on disk of an ablation's evaluation, and how does it go on when it was interrupted?
+
+    ablation.json                  settings, the split of the queries, every condition with its heads, who was left out
+    rows/judging-<step>.parquet    LD of both prompts of every pair, of one condition, draw and prompt
+    rows/ranking-<step>.parquet    the documents of every query, best first, likewise
+    qrels.parquet                  grades of the documents of the queries that are ranked again
+    verdicts/<step>/               every LD of a reranking, as it is measured (`relscope.results.verdicts`)
+
+A step is one condition's draw with one prompt. Its part is written whole and renamed into place, so that a kill costs
+at most the step in progress; resuming is planned steps minus stored ones, under the same identity.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import pandas as pd
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from relscope.errors import InputError
+from relscope.results.files import FolderLock, make_folder, read_json, remove_leftovers, sync_folder, write_whole
+from relscope.results.manifest import chosen_differences, identity_hash
+from relscope.results.tables import Columns, read_table, write_table
+
+ABLATION_NAME: Final = "ablation.json"
+ABLATION_SCHEMA_VERSION: Final = 1
+FULL_MODEL: Final = "Full model"
+"""The condition in which nothing is ablated."""
+
+Task = Literal["judging", "ranking"]
+
+_STEP = [
+    pa.field("condition", pa.string(), nullable=False),
+    pa.field("draw", pa.int16(), nullable=False),
+    pa.field("prompt", pa.string(), nullable=False),
+]
+JUDGING: Final = pa.schema(
+    [
+        *_STEP,
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("ld_clean", pa.float32(), nullable=False),
+        pa.field("ld_corrupted", pa.float32(), nullable=False),
+    ]
+)
+RANKING: Final = pa.schema(
+    [
+        *_STEP,
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("place", pa.int32(), nullable=False),
+        pa.field("value", pa.float32(), nullable=False),
+    ]
+)
+QRELS: Final = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("grade", pa.int32(), nullable=False),
+    ]
+)
+_SCHEMAS: Final[dict[Task, pa.Schema]] = {"judging": JUDGING, "ranking": RANKING}
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConditionRecord(_Record):
+    """One draw of a condition: heads that are ablated together, each as layer, head and region.
+
+    `draw` counts from 1 where heads are drawn at random, and is 0 otherwise; `of` is the set that matched draws stand
+    beside.
+    """
+
+    name: str
+    kind: Literal["first", "full", "random", "matched", "bottom", "set", "mixed"]
+    draw: int = 0
+    of: str | None = None
+    members: tuple[tuple[int, int, str], ...] = ()
+
+
+class QueryRecord(_Record):
+    """A query of one side of the split; `query_id` is unique within its data."""
+
+    query_id: str
+    query_text: str
+
+
+class SideRecord(_Record):
+    """One side of the split: its data and its queries."""
+
+    data: str
+    queries: tuple[QueryRecord, ...]
+
+
+class LeftOutRecord(_Record):
+    """A pair, query or document that could not be asked about with a prompt, and why."""
+
+    prompt: str
+    what: str
+    reason: str
+    detail: str = ""
+
+
+class RerankRecord(_Record):
+    """What is ranked again: the first stage's documents of each query, best first."""
+
+    side: SideRecord
+    first_stage: str
+    depth: int
+    n_draws: int
+    rankings: dict[str, tuple[str, ...]]
+
+
+class AblationHeader(_Record):
+    """The content of `ablation.json`.
+
+    `identity` holds whatever changes what the numbers mean. `selection` are the queries by which heads were chosen and
+    `evaluation` those on which their ablation is judged; none is in both.
+    """
+
+    schema_version: int = ABLATION_SCHEMA_VERSION
+    status: Literal["running", "complete"] = "running"
+    identity: dict[str, Any]
+    identity_hash: str
+    created: str
+    relscope_version: str
+    run: str
+    settings: dict[str, Any]
+    prompts: tuple[str, ...]
+    selection: SideRecord
+    evaluation: SideRecord
+    shared_queries: int
+    query_of: dict[str, str]
+    conditions: tuple[ConditionRecord, ...]
+    left_out: tuple[LeftOutRecord, ...] = ()
+    reranking: RerankRecord | None = None
+    notes: tuple[str, ...] = Field(default=(), description="what the reader of the results should know")
+
+    @model_validator(mode="after")
+    def _sides_share_no_query(self) -> AblationHeader:
+        here = self.selection
+        for there in [self.evaluation] + ([] if self.reranking is None else [self.reranking.side]):
+            for name in ("query_id", "query_text") if here.data == there.data else ("query_text",):
+                chosen = {getattr(query, name) for query in here.queries}
+                if shared := sorted(chosen & {getattr(query, name) for query in there.queries}):
+                    raise ValueError(f"query {shared[0]!r} is both selected by and evaluated on")
+        return self
+
+
+class AblationFolder:
+    """An ablation's folder, open for writing; a context manager, which keeps other processes out.
+
+    Attributes:
+        directory: the folder.
+        header: as it is on disk.
+    """
+
+    def __init__(self, directory: Path, header: AblationHeader, lock: FolderLock) -> None:
+        self.directory = directory
+        self.header = header
+        self._lock = lock
+
+    def has(self, task: Task, step: int) -> bool:
+        """True if a step is stored."""
+        return _part(self.directory, task, step).is_file()
+
+    def write(self, task: Task, step: int, columns: Columns) -> Path:
+        """Store the rows of one step, whole and flushed to the disk when this returns.
+
+        Raises:
+            InputError: a column is missing or unknown, or a value is not finite.
+            RunError: the disk refuses.
+        """
+        return write_table(_part(self.directory, task, step), _SCHEMAS[task], columns)
+
+    def write_qrels(self, columns: Columns) -> None:
+        """Store the grades of the queries that are ranked again."""
+        write_table(self.directory / "qrels.parquet", QRELS, columns)
+
+    def verdicts(self, step: int) -> Path:
+        """Where the LDs of a step's reranking are kept."""
+        return self.directory / "verdicts" / f"{step:05d}"
+
+    def mark(self, status: Literal["running", "complete"], notes: tuple[str, ...]) -> None:
+        """Say how far it is, and what is to be known of it."""
+        if (self.header.status, self.header.notes) != (status, notes):
+            self._save(self.header.model_copy(update={"status": status, "notes": notes}))
+
+    def _save(self, header: AblationHeader) -> None:
+        text = json.dumps(header.model_dump(mode="json"), ensure_ascii=False, allow_nan=False, indent=1)
+        write_whole(self.directory / ABLATION_NAME, (text + "\n").encode("utf-8", errors="replace"))
+        sync_folder(self.directory)
+        self.header = header
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+def create_or_resume_ablation(directory: Path, header: AblationHeader) -> AblationFolder:
+    """Open a folder for writing: as a new ablation, or to go on with one of the same identity.
+
+    Raises:
+        InputError: the folder holds other things, or an ablation of other settings (each differing field is named).
+        RunError: another process writes there, or the folder cannot be made or written.
+    """
+    _refuse_foreign_folder(directory)
+    make_folder(directory)
+    lock = FolderLock(directory)
+    try:
+        remove_leftovers(directory)
+        path = directory / ABLATION_NAME
+        stored = read_ablation_header(directory) if path.exists() else None
+        if stored is not None and stored.identity_hash != header.identity_hash:
+            raise InputError(
+                f"{directory}: holds an ablation of other settings: "
+                f"{chosen_differences(stored.identity, header.identity)}; give another --out, or the same settings as "
+                "before"
+            )
+        folder = AblationFolder(directory, header if stored is None else stored, lock)
+        if stored is None:
+            folder._save(header)
+        return folder
+    except BaseException:
+        lock.release()
+        raise
+
+
+def is_ablation(directory: Path) -> bool:
+    """True if the folder is one of `relscope ablate`."""
+    return (directory / ABLATION_NAME).is_file()
+
+
+def read_ablation_header(directory: Path) -> AblationHeader:
+    """The content of a folder's `ablation.json`.
+
+    Raises:
+        InputError: there is none, it cannot be read, is damaged, or was written by another version.
+    """
+    path = directory / ABLATION_NAME
+    if not path.is_file():
+        raise InputError(
+            f"{directory}: not the folder of an ablation (no {ABLATION_NAME}); give that of relscope ablate"
+        )
+    content = read_json(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != ABLATION_SCHEMA_VERSION:
+        raise InputError(f"{path}: has schema_version {version!r}; this relscope reads {ABLATION_SCHEMA_VERSION}")
+    try:
+        header = AblationHeader.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    if header.identity_hash != identity_hash(header.identity):
+        raise InputError(f"{path}: identity_hash does not belong to identity: one of them was changed by hand")
+    return header
+
+
+def read_ablation_rows(directory: Path, task: Task) -> pd.DataFrame:
+    """All stored rows of a task, in the order of the steps; a frame of length 0 where there are none.
+
+    Raises:
+        RunError: a part is damaged (named).
+    """
+    parts = (read_table(path, _SCHEMAS[task]) for path in sorted((directory / "rows").glob(f"{task}-*.parquet")))
+    frames = [frame for frame in parts if frame is not None]
+    return pd.concat(frames, ignore_index=True) if frames else _SCHEMAS[task].empty_table().to_pandas()
+
+
+def read_ablation_qrels(directory: Path) -> dict[str, dict[str, int]]:
+    """Query id to document id to grade; empty where nothing is ranked again."""
+    frame = read_table(directory / "qrels.parquet", QRELS)
+    qrels: dict[str, dict[str, int]] = {}
+    for query_id, doc_id, grade in () if frame is None else frame.itertuples(index=False):
+        qrels.setdefault(str(query_id), {})[str(doc_id)] = int(grade)
+    return qrels
+
+
+def _part(directory: Path, task: Task, step: int) -> Path:
+    return directory / "rows" / f"{task}-{step:05d}.parquet"
+
+
+def _refuse_foreign_folder(directory: Path) -> None:
+    """Refuse a folder that is neither an ablation, nor empty, nor left by one killed before it had a header."""
+    if not os.path.lexists(directory):
+        return
+    if not directory.is_dir():
+        raise InputError(f"{directory}: is a file; give a folder for the ablation")
+    names = sorted(path.name for path in directory.iterdir())
+    others = [name for name in names if not name.startswith(".")]
+    if others and ABLATION_NAME not in names:
+        raise InputError(
+            f"{directory}: holds {others[0]!r} and no {ABLATION_NAME}, so it is no ablation; give a new or empty folder"
+        )

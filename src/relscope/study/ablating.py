@@ -1,0 +1,443 @@
+"""Do these heads really carry relevance? From a run's effects to the verdicts and rankings without them.
+
+    run -> head sets and their controls -> split of the queries -> reference values of the selection's prompts
+        -> verdicts on the evaluation's pairs, and its documents ranked again, condition by condition
+
+Rows go to disk as they are measured (`relscope.results.ablation`); measures are computed from them
+(`relscope.analysis.ablation`).
+
+Cost: for each condition, draw and prompt one forward pass for each prompt of the evaluation's pairs (two a pair), and
+what reranking asks for; once for each prompt's template, a pass for each prompt of the selection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from relscope.data import (
+    Collection,
+    NegativeSampling,
+    PairSet,
+    RelevancePair,
+    first_stage,
+    is_pair_file,
+    load_collection,
+    load_pairs,
+)
+from relscope.errors import InputError
+from relscope.interventions import Reference, Site, ablated, reference_of
+from relscope.models import JudgeModel, lint_verdict
+from relscope.prompts import AlignedPair, PromptRenderer, PromptTemplate
+from relscope.results import (
+    AblationFolder,
+    AblationHeader,
+    ConditionRecord,
+    LeftOutRecord,
+    QueryRecord,
+    RerankRecord,
+    SideRecord,
+    create_or_resume_ablation,
+    identity_hash,
+)
+from relscope.study.ablation_plan import (
+    AblationOptions,
+    Selection,
+    conditions_of,
+    evaluation_collection,
+    evaluation_pairs,
+    read_selection,
+)
+from relscope.study.config import StudyConfig, prompt_fields
+from relscope.study.manifest import now
+from relscope.study.prepare import Progress, Silent, align_for, load_data, load_model
+from relscope.study.ranking_methods import most_prompts
+from relscope.study.reranking import Reranking, rerank
+from relscope.version import __version__
+
+PAIRWISE_METHOD: Final = "heapsort"
+"""How pairwise prompts rank: fewest prompts for the best ten."""
+_TOP: Final = 10
+_N_LINTED: Final = 4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in which number format it is computed; None: as the run was (dtype), or the default."""
+
+    dtype: str | None = None
+    device: str | None = None
+    memory: str | int | None = None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One prompt's template: how it is asked of the evaluation's pairs, and what reference values it has."""
+
+    name: str
+    renderer: PromptRenderer
+    pairs: list[AlignedPair]
+    selection: list[AlignedPair]
+    left_out: list[LeftOutRecord]
+
+    @property
+    def token_sha256(self) -> str:
+        """Over the token ids of every prompt of both sides."""
+        digest = hashlib.sha256()
+        for pair in (*self.pairs, *self.selection):
+            digest.update(f"{pair.pair_id}{pair.clean.ids}{pair.corrupted.ids}{pair.answer_ids}".encode())
+        return digest.hexdigest()
+
+
+class _Bench:
+    """A model with its evaluation: judges and ranks under any condition."""
+
+    def __init__(self, judge: JudgeModel, config: StudyConfig, options: AblationOptions, asked: list[_Asked]) -> None:
+        self.judge, self.config, self.options = judge, config, options
+        self.asked = {one.name: one for one in asked}
+        self._references: dict[str, Reference] = {}
+
+    @contextlib.contextmanager
+    def without(self, condition: ConditionRecord, asked: _Asked) -> Iterator[None]:
+        """Within the context, the model is that of a condition."""
+        if condition.kind == "full":
+            yield
+            return
+        options = self.options
+        reference = None if options.kind == "zero" else self._reference(asked)
+        with ablated(
+            self.judge, condition.members, kind=options.kind, reference=reference, keep_only=options.keep_only
+        ):
+            yield
+
+    def judged(self, condition: ConditionRecord, asked: _Asked) -> dict[str, Any]:
+        """The rows of one step: LD of both prompts of every pair."""
+        lds: dict[str, tuple[float, float]] = {}
+        with self.without(condition, asked):
+            for answer_ids in dict.fromkeys(pair.answer_ids for pair in asked.pairs):
+                pairs = [pair for pair in asked.pairs if pair.answer_ids == answer_ids]
+                prompts = [prompt for pair in pairs for prompt in (pair.clean, pair.corrupted)]
+                values = self.judge.relevance(prompts, answer_ids).tolist()
+                for pair, clean, corrupted in zip(pairs, values[::2], values[1::2], strict=True):
+                    lds[pair.pair_id] = clean, corrupted
+        return {
+            **_step_columns(condition, asked.name, len(lds)),
+            "pair_id": list(lds),
+            "ld_clean": [clean for clean, _ in lds.values()],
+            "ld_corrupted": [corrupted for _, corrupted in lds.values()],
+        }
+
+    def ranked(
+        self, condition: ConditionRecord, asked: _Asked, collection: Collection, kept: Path, progress: Progress
+    ) -> dict[str, Any]:
+        """The rows of one step: every query's documents, best first."""
+        template = asked.renderer.template
+        with self.without(condition, asked):
+            done = rerank(
+                self.judge,
+                collection,
+                template,
+                Reranking(method=_method(template), depth=self.options.depth, top=_TOP),
+                folder=kept,
+                progress=progress,
+            )
+        rows = [
+            (query_id, doc_id, place, value)
+            for query_id, ranking in done.rankings.items()
+            for place, (doc_id, value) in enumerate(ranking, start=1)
+        ]
+        columns = {name: [row[i] for row in rows] for i, name in enumerate(("query_id", "doc_id", "place", "value"))}
+        return {**_step_columns(condition, asked.name, len(rows)), **columns}
+
+    def _reference(self, asked: _Asked) -> Reference:
+        """Values of the selection's prompts with this template, gathered when they are first needed."""
+        if asked.name not in self._references:
+            self._references[asked.name] = reference_of(
+                self.judge,
+                [prompt for pair in asked.selection for prompt in (pair.clean, pair.corrupted)],
+                self.options.kind,
+                positions=self.options.positions,
+                sites=[Site("z", layer, "all", 0) for layer in range(self.judge.shape.n_layers)],
+                seed=self.options.seed,
+                memory_bytes=self.config.memory,
+            )
+        return self._references[asked.name]
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """What is ranked again: the collection with its first stage as its run, and the record of it."""
+
+    collection: Collection
+    record: RerankRecord
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over the texts of all queries and documents that are ranked, and the first stage's order."""
+        digest = hashlib.sha256()
+        for query_id, documents in self.record.rankings.items():
+            texts = [(doc_id, self.collection.documents.get(doc_id)) for doc_id in documents]
+            digest.update(json.dumps([query_id, self.collection.queries[query_id], texts]).encode() + b"\n")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What the ablations are evaluated on; `n_shared` queries of the data were left out, as the run's own."""
+
+    loaded: PairSet
+    pairs: list[RelevancePair]
+    n_shared: int
+    asked: list[_Asked]
+    ranked: _Ranked | None
+
+
+class _Told:
+    """The progress of a reranking within a larger one: amounts go on, stages do not, and a warning comes once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.to = progress
+        self.notes: dict[str, None] = {}
+        self.advance = progress.advance
+
+    def stage(self, text: str) -> None:
+        """Say nothing: the condition is the stage."""
+
+    def start(self, n_patches: int, work: float) -> None:
+        """Say nothing: the whole was begun before."""
+
+    def warn(self, text: str) -> None:
+        """Pass it on the first time, and keep it."""
+        if text not in self.notes:
+            self.notes[text] = None
+            self.to.warn(text)
+
+
+def ablate_run(
+    run_dir: str | Path,
+    options: AblationOptions,
+    out: str | Path,
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Evaluate the ablation of a run's head sets, or go on with it, and return its folder.
+
+    Args:
+        run_dir: a finished run with the experiment `heads`; its model and, unless others are given, data and prompt.
+        options: what is ablated, and on what it is evaluated.
+        out: the folder; made if absent, continued if it holds an ablation of the same identity.
+        machine: where it is computed.
+        progress: is told of stages, prompts and warnings.
+
+    Raises:
+        InputError: the run, the model, the data or an option cannot be used; no query is left to evaluate on; the
+            folder holds other things or other settings.
+    """
+    told = _Told(Silent() if progress is None else progress)
+    progress = Silent() if progress is None else progress
+    selection = read_selection(run_dir)
+    conditions = conditions_of(selection, options)
+    config = _config(selection, machine or Machine())
+    templates = _templates(selection, options)
+    data = options.data or config.data
+    negatives = options.negatives or config.negatives.kind
+    of_run = load_data(config, progress)
+    if of_run.sha256 != selection.run.manifest.identity["data"]["sha256"]:
+        raise InputError(f"{config.data}: is not the data any more by which {run_dir} chose heads; run again")
+    progress.stage(f"reading {data}")
+    sampling = NegativeSampling(kind=negatives, seed=config.seed, depth=config.negatives.depth)  # type: ignore[arg-type]
+    most = None if options.pairs is None else options.pairs + len(selection.side.queries)
+    loaded = load_pairs(data, negatives=sampling, limit=most)
+    pairs, n_shared = evaluation_pairs(selection, loaded, options.pairs)
+    loaded = dataclasses.replace(loaded, pairs=tuple(pairs))
+    ranked = _ranked(selection, options, data, told)
+    progress.stage(f"loading {config.model}")
+    judge = load_model(config)
+    _require_same_model(judge, selection)
+    judge.contract.require_patching(judge.identity.name)
+    asked = [_asked(judge, name, template, of_run, loaded) for name, template in templates.items()]
+    evaluation = _Evaluation(loaded, pairs, n_shared, asked, ranked)
+    header = _header(selection, options, conditions, judge, evaluation)
+    _lint(judge, asked, told)
+    with create_or_resume_ablation(Path(out), header) as folder:
+        _measure(folder, _Bench(judge, config, options, asked), ranked, told)
+        folder.mark("complete", tuple(dict.fromkeys([*folder.header.notes, *told.notes])))
+    return Path(out)
+
+
+def _measure(folder: AblationFolder, bench: _Bench, ranked: _Ranked | None, told: _Told) -> None:
+    """Judge and rank under every condition what is not stored yet."""
+    steps = [
+        (number, condition, asked)
+        for number, (condition, asked) in enumerate(
+            (condition, asked) for condition in folder.header.conditions for asked in bench.asked.values()
+        )
+    ]
+    to_judge = [step for step in steps if not folder.has("judging", step[0])]
+    to_rank = [
+        step
+        for step in (steps if ranked else ())
+        if not folder.has("ranking", step[0]) and step[1].draw <= bench.options.rerank_draws
+    ]
+    if to_judge or to_rank:
+        folder.mark("running", folder.header.notes)
+    n_prompts = sum(2 * len(asked.pairs) for _, _, asked in to_judge)
+    if ranked is not None:
+        n_prompts += sum(_most_ranked(ranked, asked) for _, _, asked in to_rank)
+        _write_qrels(folder, ranked.collection)
+    progress = told.to
+    progress.stage(f"{len(folder.header.conditions)} conditions and draws, at most {n_prompts:,} prompts")
+    progress.start(n_prompts, float(n_prompts))
+    for number, condition, asked in to_judge:
+        folder.write("judging", number, bench.judged(condition, asked))
+        progress.advance(2 * len(asked.pairs), 2.0 * len(asked.pairs))
+    for number, condition, asked in to_rank:
+        assert ranked is not None
+        kept = folder.verdicts(number)
+        folder.write("ranking", number, bench.ranked(condition, asked, ranked.collection, kept, told))
+
+
+def _config(selection: Selection, machine: Machine) -> StudyConfig:
+    given = {name: value for name, value in dataclasses.asdict(machine).items() if value is not None}
+    return StudyConfig(**{**selection.config.model_dump(), **given})
+
+
+def _templates(selection: Selection, options: AblationOptions) -> dict[str, PromptTemplate]:
+    if options.prompts is None:
+        return {selection.prompt: selection.config.prompt}
+    return {name: PromptTemplate(**prompt_fields(name)) for name in options.prompts}
+
+
+def _require_same_model(judge: JudgeModel, selection: Selection) -> None:
+    """Refuse other weights than those whose heads were measured; another number format has another fingerprint."""
+    of_run = selection.run.manifest.identity["model"]
+    same_numbers = of_run["dtype"] == judge.identity.dtype
+    if same_numbers and of_run["fingerprint"] != judge.identity.fingerprint:
+        raise InputError(
+            f"{selection.config.model}: has other weights than when {selection.run.directory} measured its heads; "
+            "run again"
+        )
+
+
+def _asked(judge: JudgeModel, name: str, template: PromptTemplate, of_run: PairSet, loaded: PairSet) -> _Asked:
+    """A template's prompts of both sides of the split."""
+    renderer = PromptRenderer(judge.tokenizer, template)
+    selection, lost = align_for(judge, renderer, of_run)
+    if not selection:
+        raise InputError(f"{of_run.name}: no pair can be asked about with {name}: {lost[0].detail}")
+    pairs, exclusions = align_for(judge, renderer, loaded)
+    if not pairs:
+        raise InputError(f"{loaded.name}: no pair can be asked about with {name}: {exclusions[0].detail}")
+    left_out = [
+        LeftOutRecord(prompt=name, what=one.pair_id, reason=one.reason, detail=one.detail) for one in exclusions
+    ]
+    return _Asked(name, renderer, pairs, selection, left_out)
+
+
+def _ranked(selection: Selection, options: AblationOptions, data: str, told: _Told) -> _Ranked | None:
+    """The collection that is ranked again, with its first stage; None where none is."""
+    if options.rerank is False:
+        return None
+    source = data if options.rerank is True else options.rerank
+    if options.rerank is True and is_pair_file(source):
+        told.warn(f"{source}: holds pairs and no collection, so nothing is ranked again; give one with --rerank")
+        return None
+    told.to.stage(f"ranking the first stage of {source}")
+    whole = load_collection(source)
+    collection = evaluation_collection(selection, whole, options.pairs)
+    first = first_stage(collection, depth=options.depth, run=options.first_stage)
+    queries = tuple(QueryRecord(query_id=q, query_text=collection.queries[q]) for q in first.rankings)
+    record = RerankRecord(
+        side=SideRecord(data=collection.name, queries=queries),
+        first_stage=first.name,
+        depth=options.depth,
+        n_draws=min(options.rerank_draws, options.draws),
+        rankings=dict(first.rankings),
+    )
+    return _Ranked(dataclasses.replace(collection, run=first.rankings, run_is_ordered=True), record)
+
+
+def _header(
+    selection: Selection,
+    options: AblationOptions,
+    conditions: Sequence[ConditionRecord],
+    judge: JudgeModel,
+    evaluation: _Evaluation,
+) -> AblationHeader:
+    """What `ablation.json` says when the work begins."""
+    loaded, ranked, asked = evaluation.loaded, evaluation.ranked, evaluation.asked
+    settings = dataclasses.asdict(options) | {"prompts": [one.name for one in asked]}
+    members = json.dumps([condition.model_dump(mode="json") for condition in conditions])
+    identity = {
+        "run": selection.run.manifest.identity_hash,
+        "model": dataclasses.asdict(judge.identity),
+        "settings": settings,
+        "heads_sha256": hashlib.sha256(members.encode()).hexdigest(),
+        "data": {"name": loaded.name, "sha256": loaded.sha256},
+        "prompts": {
+            one.name: one.renderer.template.model_dump(mode="json")
+            | {"scaffold": one.renderer.scaffold_text, "token_sha256": one.token_sha256}
+            for one in asked
+        },
+        "reranking": None if ranked is None else {"data": ranked.collection.name, "texts_sha256": ranked.sha256},
+        "relscope_version": __version__,
+    }
+    identity = json.loads(json.dumps(identity))
+    queries = {pair.query_id: pair.query_text for pair in evaluation.pairs}
+    left_out = [
+        LeftOutRecord(prompt="", what=one.pair_id, reason=one.reason, detail=one.detail) for one in loaded.refused
+    ]
+    return AblationHeader(
+        identity=identity,
+        identity_hash=identity_hash(identity),
+        created=now(),
+        relscope_version=__version__,
+        run=str(selection.run.directory),
+        settings=identity["settings"],
+        prompts=tuple(one.name for one in asked),
+        selection=selection.side,
+        evaluation=SideRecord(
+            data=loaded.name,
+            queries=tuple(QueryRecord(query_id=query_id, query_text=text) for query_id, text in queries.items()),
+        ),
+        shared_queries=evaluation.n_shared,
+        query_of={pair.pair_id: pair.query_id for pair in evaluation.pairs},
+        conditions=tuple(conditions),
+        left_out=(*left_out, *(record for one in asked for record in one.left_out)),
+        reranking=None if ranked is None else ranked.record,
+    )
+
+
+def _method(template: PromptTemplate) -> str:
+    return PAIRWISE_METHOD if template.format == "pairwise" else "pointwise"
+
+
+def _most_ranked(ranked: _Ranked, asked: _Asked) -> int:
+    method = _method(asked.renderer.template)
+    return sum(most_prompts(method, len(documents), _TOP) for documents in ranked.record.rankings.values())
+
+
+def _write_qrels(folder: AblationFolder, collection: Collection) -> None:
+    rows = [(q, d, grade) for q, grades in collection.qrels.items() for d, grade in grades.items()]
+    folder.write_qrels({name: [row[i] for row in rows] for i, name in enumerate(("query_id", "doc_id", "grade"))})
+
+
+def _lint(judge: JudgeModel, asked: Sequence[_Asked], told: _Told) -> None:
+    """Warn where the full model hardly says yes or no."""
+    for one in asked:
+        first = one.pairs[:_N_LINTED]
+        answers = one.renderer.template.answers
+        for lint in lint_verdict(judge, [pair.clean for pair in first], answers, first[0].answer_ids):
+            if not lint.ok:
+                told.warn(f"{one.name}: {lint.message}")
+
+
+def _step_columns(condition: ConditionRecord, prompt: str, n: int) -> Mapping[str, list[Any]]:
+    return {"condition": [condition.name] * n, "draw": [condition.draw] * n, "prompt": [prompt] * n}

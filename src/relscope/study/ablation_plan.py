@@ -1,0 +1,259 @@
+"""Which heads are ablated, on which queries, and with what are they compared? From a run's effects to a plan.
+
+Conditions, in the order of the table (k heads a region, n together):
+
+    Full model    nothing ablated
+    Random-n      n heads drawn at random, at all positions; several draws
+    Matched-n     n heads drawn among those that were not chosen, at the same regions and depths; several draws
+    Bottom-n      the k heads of smallest |effect| of each region
+    Doc-k, ...    the k heads of largest |effect| at each region, ablated there
+    Mixed-n       all of these
+
+Heads are chosen by the queries of the run. A query of the run, by its id in the same data or by its text in any, is
+never evaluated on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, get_args
+
+import pandas as pd
+
+from relscope.analysis import (
+    HeadSet,
+    QuerySplit,
+    bottom_set,
+    matched_sets,
+    mixed_set,
+    random_sets,
+    set_size,
+    site_effects,
+    top_set,
+)
+from relscope.analysis.head_sets import N_DRAWS, SET_REGIONS
+from relscope.data import Collection, PairSet, RelevancePair
+from relscope.data.text import same_words
+from relscope.errors import InputError, did_you_mean
+from relscope.interventions.references import Kind, Positions
+from relscope.prompts import PromptTemplate
+from relscope.results import FULL_MODEL, ConditionRecord, QueryRecord, Run, SideRecord, open_run
+from relscope.study.config import StudyConfig
+
+N_RERANK_DRAWS: Final = 3
+MATCH = ("mixed", "all")
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """What is ablated, and on what it is evaluated.
+
+    Attributes:
+        data: of the evaluation; None: the run's.
+        pairs: at most so many queries of the evaluation, the first ones that are not the run's; None: all.
+        negatives: hard or random; None: as in the run.
+        prompts: names or YAML files; None: the run's prompt.
+        top: heads a region, or below 1 the share of all heads.
+        regions: whose heads make up the sets.
+        kind: mean, zero or resample.
+        positions: of means: region, relative or fixed.
+        keep_only: ablate all heads but the set, at all positions.
+        draws: random sets of each kind.
+        match: random sets are matched to the largest set ("mixed"), or to each ("all").
+        rerank: the collection to rerank; True: that of the evaluation, where it is one; False: none.
+        first_stage: a TREC run file, or "bm25"; None: the collection's own run, else BM25.
+        depth: at most so many documents of a query.
+        rerank_draws: so many of the draws are reranked with.
+        seed: of the draws, of resampled ablations, and of the intervals.
+
+    Raises:
+        InputError: an option has a value that does not exist.
+    """
+
+    data: str | None = None
+    pairs: int | None = None
+    negatives: str | None = None
+    prompts: tuple[str, ...] | None = None
+    top: int | float = 20
+    regions: tuple[str, ...] = SET_REGIONS
+    kind: str = "mean"
+    positions: str = "region"
+    keep_only: bool = False
+    draws: int = N_DRAWS
+    match: str = "mixed"
+    rerank: str | bool = True
+    first_stage: str | None = None
+    depth: int = 100
+    rerank_draws: int = N_RERANK_DRAWS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", get_args(Kind)), ("positions", get_args(Positions)), ("match", MATCH)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"{name}: {value!r} does not exist: {did_you_mean(value, known)}")
+        if self.negatives not in (None, "hard", "random"):
+            known = ("hard", "random")
+            raise InputError(
+                f"negatives: {self.negatives!r} does not exist: {did_you_mean(str(self.negatives), known)}"
+            )
+        for name in ("pairs", "draws", "depth", "rerank_draws"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}: must be at least 1, not {value}")
+        for name in ("regions", "prompts"):
+            values = getattr(self, name)
+            if values is not None and (not values or len(set(values)) < len(values)):
+                raise InputError(f"{name}: give at least one, and each once, not {', '.join(values) or 'none'}")
+        if self.kind == "resample" and self.positions != "region":
+            raise InputError("positions: belong to the mean; a resampled position is found by its relative position")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The run by which heads are chosen.
+
+    Attributes:
+        run: its folder, opened.
+        config: of the run, as far as it decides what its rows mean.
+        side: its data and queries.
+    """
+
+    run: Run
+    config: StudyConfig
+    side: SideRecord
+
+    @property
+    def prompt(self) -> str:
+        """The name of the run's prompt; where its texts are not the usual ones, that it is the run's."""
+        name = f"{self.config.prompt.format}-{self.config.prompt.order}"
+        usual = PromptTemplate(format=self.config.prompt.format, order=self.config.prompt.order)
+        return name if self.config.prompt == usual else f"{name} of the run"
+
+    def shares(self, data: str, query_id: str, query_text: str) -> bool:
+        """True if heads were chosen by this query: the same id in the same data, or the same text."""
+        if data == self.side.data and any(query.query_id == query_id for query in self.side.queries):
+            return True
+        return _words(query_text) in {_words(query.query_text) for query in self.side.queries}
+
+
+def read_selection(run_dir: str | Path) -> Selection:
+    """The run by which heads are chosen.
+
+    Raises:
+        InputError: the folder is no run, the run is not complete, or it did not measure heads.
+    """
+    run = open_run(Path(run_dir))
+    manifest, identity = run.manifest, run.manifest.identity
+    if manifest.status != "complete":
+        raise InputError(f"{run.directory}: the run is not complete; give its relscope run again, then ablate")
+    if "heads" not in identity["config"]["experiments"]:
+        raise InputError(f"{run.directory}: the run did not measure heads; run with --experiments heads")
+    texts = {name: of for name, of in identity["prompt"].items() if name in PromptTemplate.model_fields}
+    config = StudyConfig(**identity["config"], prompt=texts)
+    queries = {pair.query_id: pair.query_text for pair in manifest.pairs}
+    records = tuple(QueryRecord(query_id=query_id, query_text=text) for query_id, text in queries.items())
+    return Selection(run, config, SideRecord(data=identity["data"]["name"], queries=records))
+
+
+def evaluation_pairs(selection: Selection, loaded: PairSet, limit: int | None) -> tuple[list[RelevancePair], int]:
+    """Pairs of the first `limit` queries that no head was chosen by, and how many queries were.
+
+    Raises:
+        InputError: no query is left.
+    """
+    queries = {pair.query_id: pair.query_text for pair in loaded.pairs}
+    shared = {query_id for query_id, text in queries.items() if selection.shares(loaded.name, query_id, text)}
+    left = [query_id for query_id in queries if query_id not in shared][:limit]
+    if not left:
+        raise InputError(
+            f"{loaded.name}: all its {len(queries)} queries are among those by which the run chose heads; run on fewer "
+            "pairs (relscope run --pairs), or give other data with --data"
+        )
+    kept = set(left)
+    side = SideRecord(data=loaded.name, queries=tuple(QueryRecord(query_id=q, query_text=queries[q]) for q in left))
+    split_of(selection.side, side)
+    return [pair for pair in loaded.pairs if pair.query_id in kept], len(shared)
+
+
+def evaluation_collection(selection: Selection, collection: Collection, limit: int | None) -> Collection:
+    """The collection with only its first `limit` judged queries that no head was chosen by.
+
+    Raises:
+        InputError: no query is left.
+    """
+    judged = [q for q in collection.queries if collection.qrels.get(q)]
+    queries = {q: collection.queries[q] for q in judged}
+    left = [q for q, text in queries.items() if not selection.shares(collection.name, q, text)][:limit]
+    if not left:
+        raise InputError(
+            f"{collection.name}: all its {len(judged)} judged queries are among those by which the run chose heads; "
+            "run on fewer pairs (relscope run --pairs), or rerank other data with --rerank"
+        )
+    run = None if collection.run is None else {q: collection.run[q] for q in left if q in collection.run}
+    qrels = {q: collection.qrels[q] for q in left}
+    return replace(collection, queries={q: queries[q] for q in left}, qrels=qrels, run=run)
+
+
+def split_of(selection: SideRecord, evaluation: SideRecord) -> QuerySplit:
+    """Both sides of the split, each query as data:id; refuses a query that is on both."""
+    sides = [tuple(f"{side.data}:{query.query_id}" for query in side.queries) for side in (selection, evaluation)]
+    return QuerySplit(*sides)
+
+
+def conditions_of(selection: Selection, options: AblationOptions) -> tuple[ConditionRecord, ...]:
+    """Every condition and draw, in the order of the table.
+
+    Raises:
+        InputError: the run has no heads at a region, or too few heads for the sets.
+    """
+    run = selection.run
+    shape = run.manifest.model_shape
+    effects = _head_effects(selection, options.regions)
+    k = set_size(options.top, shape["n_layers"] * shape["n_heads"])
+    tops = [top_set(effects, region, k) for region in options.regions]
+    largest = mixed_set(tops) if len(tops) > 1 else tops[0]
+    bottom = mixed_set(bottom_set(effects, region, k) for region in options.regions)
+    size = (shape["n_layers"], shape["n_heads"])
+    conditions = [ConditionRecord(name=FULL_MODEL, kind="full")]
+    draws = random_sets(*size, len(largest), n_draws=options.draws, seed=options.seed)
+    conditions += _draws(f"Random-{len(largest)}", "random", None, draws)
+    for chosen in [largest] if options.match == "mixed" or len(tops) == 1 else [*tops, largest]:
+        name = f"Matched-{len(chosen)}" + ("" if options.match == "mixed" else f" of {chosen.name}")
+        draws = matched_sets(chosen, *size, n_draws=options.draws, seed=options.seed)
+        conditions += _draws(name, "matched", chosen.name, draws)
+    conditions.append(ConditionRecord(name=f"Bottom-{len(bottom)}", kind="bottom", members=bottom.members))
+    conditions += [ConditionRecord(name=of.name, kind="set", members=of.members) for of in tops]
+    if len(tops) > 1:
+        conditions.append(ConditionRecord(name=largest.name, kind="mixed", members=largest.members))
+    return tuple(conditions)
+
+
+def _head_effects(selection: Selection, regions: Iterable[str]) -> pd.DataFrame:
+    """The measured effect of every head, at every region that is asked for."""
+    run, config = selection.run, selection.config
+    heads = config.experiments.heads
+    measured = () if heads is None else heads.regions
+    if missing := [region for region in regions if region not in measured]:
+        raise InputError(
+            f"regions: {run.directory} has no heads at {missing[0]!r}, but at {', '.join(measured)}; give --regions of "
+            f"these, or run with --experiments heads --regions {','.join([*measured, *missing])}"
+        )
+    rows = run.rows("heads")
+    if not len(rows):
+        raise InputError(f"{run.directory}: no pair was left to patch, so no head has an effect")
+    query_of: Mapping[str, str] = run.manifest.query_of
+    return site_effects(rows[rows["direction"] == config.direction], query_of, n_resamples=1, n_flips=1)
+
+
+def _draws(name: str, kind: str, of: str | None, sets: Iterable[HeadSet]) -> list[ConditionRecord]:
+    return [
+        ConditionRecord(name=name, kind=kind, draw=n, of=of, members=one.members)  # type: ignore[arg-type]
+        for n, one in enumerate(sets, start=1)
+    ]
+
+
+def _words(text: str) -> str:
+    return same_words(text).casefold()
