@@ -171,20 +171,21 @@ def _experiments(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
 
     default = list(StudyConfig().experiments.chosen)
     in_file = experiment_options(default if fields.get("experiments") is None else fields["experiments"])
-    names = _listed(given["experiments"]) if "experiments" in given else in_file
+    names = listed(given["experiments"]) if "experiments" in given else in_file
     chosen = experiment_options([{name: in_file.get(name)} for name in names])
     if "regions" in given:
         with_regions = [name for name in WITH_REGIONS if name in chosen]
         if not with_regions:
             raise InputError(f"option --regions: belongs to {', '.join(WITH_REGIONS)}, none of which is chosen")
         for name in with_regions:
-            chosen[name]["regions"] = _listed(given["regions"])
+            chosen[name]["regions"] = listed(given["regions"])
     if "components" in given:
         if "flow" not in chosen:
             raise InputError("option --components: belongs to the experiment flow, which is not chosen")
-        chosen["flow"]["components"] = _listed(given["components"])
+        chosen["flow"]["components"] = listed(given["components"])
     return chosen
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
+    """Names with commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,17 +1,22 @@
 """report room: one HTML file and paper-ready figures from a run's rows, or a comparison's. Nothing imports torch."""
 
+from relscope.report.ablation import AblationSummary, build_ablation_report
 from relscope.report.build import build_report
 from relscope.report.comparison import Carrier, ComparisonSummary, build_comparison_report, summarize_comparison
 from relscope.report.comparison_folder import is_comparison
 from relscope.report.similarity import SimilaritySummary, build_similarity_report
+from relscope.results import is_ablation
 
 __all__ = [
+    "AblationSummary",
     "Carrier",
     "ComparisonSummary",
     "SimilaritySummary",
+    "build_ablation_report",
     "build_comparison_report",
     "build_report",
     "build_similarity_report",
+    "is_ablation",
     "is_comparison",
     "summarize_comparison",
 ]

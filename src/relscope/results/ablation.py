@@ -131,6 +131,7 @@ class AblationHeader(_Record):
     created: str
     relscope_version: str
     run: str
+    model: str
     settings: dict[str, Any]
     prompts: tuple[str, ...]
     selection: SideRecord

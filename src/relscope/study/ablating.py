@@ -400,6 +400,7 @@ def _header(
         created=now(),
         relscope_version=__version__,
         run=str(selection.run.directory),
+        model=selection.config.model,
         settings=identity["settings"],
         prompts=tuple(one.name for one in asked),
         selection=selection.side,
