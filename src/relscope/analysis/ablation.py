@@ -254,10 +254,12 @@ def _ratio(
     if theirs <= 0:
         return Estimate(np.nan, np.nan, np.nan)
     ours, matched = resampled
-    low, high = percentile_interval(matched, resampling.confidence)
-    if not (low > 0 and high > 0) or (matched <= 0).any():
+    low, _ = percentile_interval(matched, resampling.confidence)
+    if not low > 0:
         return Estimate(decrease / theirs, np.nan, np.nan)
-    low, high = percentile_interval(ours / matched, resampling.confidence)
+    # The few resamples in which matched sets lower nothing stand beyond the upper end.
+    ratios = np.divide(ours, matched, out=np.full(len(ours), np.inf), where=matched > 0)
+    low, high = percentile_interval(ratios, resampling.confidence)
     return Estimate(decrease / theirs, float(low), float(high))
 
 

@@ -217,6 +217,11 @@ def conditions_of(selection: Selection, options: AblationOptions) -> tuple[Condi
     largest = mixed_set(tops) if len(tops) > 1 else tops[0]
     bottom = mixed_set(bottom_set(effects, region, k) for region in options.regions)
     size = (shape["n_layers"], shape["n_heads"])
+    if len(largest) > size[0] * size[1]:
+        raise InputError(
+            f"top: {k} heads at each of {len(tops)} regions are {len(largest)}, and the model has {size[0] * size[1]} "
+            "to draw random sets from; choose fewer"
+        )
     conditions = [ConditionRecord(name=FULL_MODEL, kind="full")]
     draws = random_sets(*size, len(largest), n_draws=options.draws, seed=options.seed)
     conditions += _draws(f"Random-{len(largest)}", "random", None, draws)
