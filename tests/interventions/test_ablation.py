@@ -70,15 +70,17 @@ class Slow:
         return self._seen[component, layer]
 
     def mean(self, component: str, layer: int, prompt: Prompt) -> Tensor:
-        """The mean over all positions of the same region."""
+        """The mean over all positions of the same region; in `other`, over those at the same place."""
         seen = self.seen(component, layer)
-        means: dict[str, Tensor] = {}
-        for region in {region_at(prompt, position) for position in range(len(prompt))}:
-            means[region] = torch.stack(
-                [run[p] for run, of in zip(seen, self.of, strict=True)
-                 for p in range(len(of)) if region_at(of, p) == region]
-            ).mean(0)  # fmt: skip
-        return torch.stack([means[region_at(prompt, position)] for position in range(len(prompt))])
+        rows = []
+        for position in range(len(prompt)):
+            region = region_at(prompt, position)
+            place = prompt.region("other").index(position) if region == "other" else None
+            rows.append(torch.stack(
+                [run[p] for run, of in zip(seen, self.of, strict=True) for p in range(len(of))
+                 if region_at(of, p) == region and (place is None or of.region("other")[place] == p)]
+            ).mean(0))  # fmt: skip
+        return torch.stack(rows)
 
     def zero(self, component: str, layer: int, prompt: Prompt) -> Tensor:
         return torch.zeros(len(prompt), self.seen(component, layer)[0].shape[1])
@@ -432,5 +434,5 @@ def test_sites_that_cannot_be_ablated_are_refused(llama: JudgeModel, site: Any) 
 def test_a_whole_region_is_one_part_of_itself() -> None:
     at = torch.arange(7)
     prompt = Prompt(tuple(at.tolist()), "", ((0, 0),) * 7, {}, {})
-    weights = references._Parts(1, frozenset()).weights(prompt)
+    weights = references._Parts({"other": 1, "last": 1}).weights(prompt)
     assert weights.sum(dim=1).tolist() == [1.0] * 7
