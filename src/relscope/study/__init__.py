@@ -15,6 +15,7 @@ from relscope.study.experiments import (
     Heads,
     Interaction,
     JointHeads,
+    Paths,
     Vocabulary,
     experiment_options,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Measured",
     "ModelCheck",
     "Negatives",
+    "Paths",
     "Plan",
     "Prepared",
     "Progress",
