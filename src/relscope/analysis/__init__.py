@@ -27,6 +27,7 @@ from relscope.analysis.intervals import Estimate, bootstrap_weights, percentile_
 from relscope.analysis.joint import JOINT_COLUMNS, joint_interactions
 from relscope.analysis.matching import Matched, RunEffects, Unmatched, match_runs
 from relscope.analysis.mechanisms import MeasuredSimilarity, MechanismSimilarity, mechanism_similarity
+from relscope.analysis.paths import SPLIT_COLUMNS, effect_splits, path_effects
 from relscope.analysis.precision import PrecisionError, precision_error
 from relscope.analysis.quality import JudgeQuality, judge_quality
 from relscope.analysis.readouts import Remainder, clean_minus_corrupted, readout_means, remainder
@@ -54,6 +55,7 @@ __all__ = [
     "MOST_Q",
     "N_FLIPS",
     "RBO_P",
+    "SPLIT_COLUMNS",
     "TINY_GAP",
     "WEIGHT_CHANGE_COLUMNS",
     "Chance",
@@ -74,6 +76,7 @@ __all__ = [
     "bootstrap_weights",
     "clean_minus_corrupted",
     "effect_differences",
+    "effect_splits",
     "head_moves",
     "important_sites",
     "interaction_score_means",
@@ -84,6 +87,7 @@ __all__ = [
     "move_correlations",
     "moved_and_matters",
     "part_moves",
+    "path_effects",
     "percentile_interval",
     "precision_error",
     "q_values",
