@@ -118,6 +118,12 @@ def test_named_heads_are_the_ends_in_the_variant_and_with_the_inputs_asked_for(t
     assert paths["effect"].tolist() == pytest.approx([wanted] * 4, abs=TOLERANCE)
 
 
+def test_the_same_heads_may_be_named_as_both_ends() -> None:
+    names = ("L0H2@query", "L2H1@last")
+    chosen = StudyConfig(experiments={"paths": {"senders": names, "receivers": names}})
+    assert chosen.experiments.paths == Paths(senders=names, receivers=names)
+
+
 def test_paths_go_where_causality_lets_them_and_each_is_there_once() -> None:
     senders = [head_site(name) for name in ("L1H0@query", "L1H0@last", "L2H0@query")]
     receivers = [head_site(name) for name in ("L2H1@last", "L2H1@query", "L1H1@query")]

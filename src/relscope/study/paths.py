@@ -58,24 +58,26 @@ def reaches(sender: Site, receiver: Site, order: str) -> bool:
 
 
 def require_paths_between(options: Paths, order: str) -> None:
-    """Refuse named heads between which no path is possible.
+    """Refuse named heads that are the end of no path; one that is named as both needs to be one of them.
 
     Raises:
-        InputError: names the option and the head.
+        ValueError: names the option and the head.
     """
     if options.senders is None or options.receivers is None:
         return
     senders, receivers = ([head_site(name) for name in names] for names in (options.senders, options.receivers))
-    for option, site, others in (
-        *(("senders", site, [(site, to) for to in receivers]) for site in senders),
-        *(("receivers", site, [(of, site) for of in senders]) for site in receivers),
+    ends = {end for sender in senders for receiver in receivers if reaches(sender, receiver, order)
+            for end in (sender, receiver)}  # fmt: skip
+    for option, sites, what in (
+        ("senders", senders, "reaches none of the receivers"),
+        ("receivers", receivers, "can read none of the senders"),
     ):
-        if not any(reaches(*ends, order) for ends in others):
-            what = "reaches none of the receivers" if option == "senders" else "can read none of the senders"
-            raise ValueError(
-                f"experiments.paths.{option}: {head_name(site)} {what}: a receiver lies in a later layer than its "
-                f"sender, and not before it in the order {order!r}"
-            )
+        for site in sites:
+            if site not in ends:
+                raise ValueError(
+                    f"experiments.paths.{option}: {head_name(site)} {what}: a receiver lies in a later layer than its "
+                    f"sender, and not before it in the order {order!r}"
+                )
 
 
 def path_place(path: Path) -> dict[str, Any]:
