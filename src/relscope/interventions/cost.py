@@ -107,21 +107,32 @@ def path_cost(judge: JudgeModel, pair: AlignedPair, paths: Sequence[Path]) -> Pa
     n_tokens, per_layer = len(pair.clean.ids), _Layer(judge)
     at_receivers = [PlacedPatch(route.sender.patch, (route.receiver,)) for route in routes]
     cost = _cost(judge, at_receivers, n_tokens, restart=True)
-    within = {(route.sender, route.variant, route.receiver.layer, route.reads_from) for route in routes
-              if route.receiver.component != "resid_pre"}  # fmt: skip
-    n_projected = sum(n_tokens - first for *_, first in within)
+    flops, n_between = 0.0, 0
+    within = {
+        (route.sender, route.variant, route.receiver.layer, route.reads_from)
+        for route in routes
+        if route.receiver.component != "resid_pre"
+    }
+    flops += sum(n_tokens - first for *_, first in within) * per_layer.projections
+    # Attention of the one head, which a patch of its output does not compute.
+    first_rows = [route.receiver.positions[0] for route in routes if route.receiver.component == "z"]
+    flops += sum(n_tokens - first for first in first_rows) * per_layer.attended(n_tokens) / per_layer.n_heads
     last_reader: dict[PlacedPatch, int] = {}
     for route in routes:
         if route.variant == "open":
             last_reader[route.sender] = max(route.receiver.layer, last_reader.get(route.sender, 0))
-    n_between = sum((n_tokens - of.start) * (last - of.layer) for of, last in last_reader.items())
+    for sender, last in last_reader.items():
+        n_layers = last - sender.layer
+        if only := sender.alone:
+            n_layers -= 1
+            flops += _patched_layer(per_layer, only, n_tokens, at_end=False)
+        n_between += n_layers * (n_tokens - sender.start)
     suffixes = [n_tokens - sender.start for sender in {route.sender for route in routes}]
     of_position = judge.shape.d_model * judge.dtype.itemsize
     patch_bytes = RUNS_OF_PATH * max(suffixes, default=0) * of_position
-    flops = n_projected * per_layer.projections + n_between * per_layer.row(n_tokens)
     return dataclasses.replace(
         cost,
-        flops=cost.flops + flops,
+        flops=cost.flops + flops + n_between * per_layer.row(n_tokens),
         n_positions=cost.n_positions + n_between,
         patch_bytes=patch_bytes,
         patches_bytes=max(patch_bytes, sum(suffixes) * of_position + (RUNS_OF_PATH - 1) * cost.patches_bytes),

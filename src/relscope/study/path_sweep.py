@@ -52,6 +52,8 @@ def measure_paths(
 
 def _between(run: Run, config: StudyConfig, options: Paths) -> list[Path]:
     """The paths between heads; the heads are kept in the manifest."""
+    if not options.chooses and options.senders is None:
+        return []
     if not (run.manifest.path_senders and run.manifest.path_receivers):
         chosen: tuple[str, ...] = ()
         if options.chooses:
