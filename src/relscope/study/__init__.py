@@ -16,6 +16,7 @@ from relscope.study.experiments import (
     Heads,
     Interaction,
     JointHeads,
+    Paths,
     Vocabulary,
     experiment_options,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Measured",
     "ModelCheck",
     "Negatives",
+    "Paths",
     "Plan",
     "Prepared",
     "Progress",
