@@ -29,7 +29,7 @@ def test_it_prints_the_measures_beside_the_first_stages_and_writes_the_run(
     outcome = relscope(*words, "--measures", "nDCG@10, P(rel=2)@5", "-o", out)
     assert outcome.status == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert lines[0].endswith(" on demo: pointwise, order dqi, pointwise; 24 prompts for 24 documents of 4 queries")
+    assert lines[0].endswith(" on demo: pointwise-dqi, method pointwise; 24 prompts for 24 documents of 4 queries")
     assert lines[2].split() == ["measure", "BM25", "reranked", "difference", "p", "(t-test)", "p", "(sign", "flips)"]
     assert lines[3].startswith("nDCG@10 ")
     assert lines[4].startswith("P(rel=2)@5 ")

@@ -216,6 +216,24 @@ def test_shared_beginnings_change_no_ablated_verdict(
         assert sizes[1][0] == len(judged)
 
 
+def test_a_beginning_that_stays_as_it_is_is_shared_under_resampling_too(
+    judge: JudgeModel, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, sites = prompts_of(tiny_tokenizer, 0, "qdi"), [(1, 0, "document"), (2, 3, "last")]
+    of = reference_of(judge, prompts_of(tiny_tokenizer, 1, "qdi"), "resample")
+    sizes: list[tuple[int, int]] = []
+    with ablated(judge, sites, kind="resample", reference=of):
+        alone = [judge.relevance([prompt], ANSWERS).item() for prompt in judged]
+        monkeypatch.setattr(scoring, "_WORTH_SHARING", 1)
+        handle = judge.decoder.register_forward_pre_hook(
+            lambda _m, _a, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+        )
+        together = judge.relevance(judged, ANSWERS).tolist()
+        handle.remove()
+    assert together == pytest.approx(alone, abs=TOLERANCE)
+    assert sizes[0] == (1, judged[0].parts["document"].start)
+
+
 # One model is enough for what does not depend on the layout of its layers.
 
 

@@ -121,7 +121,7 @@ def _print(done: RerankRun, config: StudyConfig) -> None:
     reranked, prompt = done.reranked, config.prompt
     adapter = f" with {config.adapter}" if config.adapter else ""
     OUT.print(
-        f"{escape(config.model + adapter)} on {escape(config.data)}: {prompt.format}, order {prompt.order}, "
+        f"{escape(config.model + adapter)} on {escape(config.data)}: {prompt.format}-{prompt.order}, method "
         f"{reranked.method}; {reranked.n_prompts:,} prompts for {done.n_documents:,} documents of {done.n_queries:,} "
         "queries\n"
     )

@@ -34,6 +34,7 @@ from relscope.results.manifest import (
     identity_differences,
     identity_hash,
 )
+from relscope.results.path_ends import HEAD_INPUTS, PathEnd
 from relscope.results.readouts import (
     CONTRIBUTIONS,
     INTERACTION,
@@ -45,13 +46,16 @@ from relscope.results.readouts import (
 )
 from relscope.results.run import Run, create_or_resume, open_run
 from relscope.results.schema import (
+    DIRECT,
     DIRECTIONS,
     EXACT_SAMPLE,
     JOINT,
     KEY_COLUMNS,
     NO_EFFECTS,
+    PATHS,
     SCHEMA,
     SITE_COLUMNS,
+    TOTAL,
     VALUE_COLUMNS,
     key_index,
     rows_table,
@@ -60,17 +64,21 @@ from relscope.results.verdicts import Asked, Verdicts
 
 __all__ = [
     "CONTRIBUTIONS",
+    "DIRECT",
     "DIRECTIONS",
     "EXACT_SAMPLE",
     "FULL_MODEL",
     "HEAD_CHANGES",
+    "HEAD_INPUTS",
     "INTERACTION",
     "JOINT",
     "KEY_COLUMNS",
     "LENS",
     "NO_EFFECTS",
+    "PATHS",
     "SCHEMA",
     "SITE_COLUMNS",
+    "TOTAL",
     "VALUE_COLUMNS",
     "VOCABULARY",
     "WEIGHT_CHANGES",
@@ -85,6 +93,7 @@ __all__ = [
     "Lint",
     "Manifest",
     "PairRecord",
+    "PathEnd",
     "PromptSample",
     "QueryRecord",
     "RerankRecord",

@@ -18,6 +18,7 @@ from relscope.study.experiments import (
     Heads,
     Interaction,
     JointHeads,
+    Paths,
     Vocabulary,
     experiment_options,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Measured",
     "ModelCheck",
     "Negatives",
+    "Paths",
     "Plan",
     "Prepared",
     "Progress",
