@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     )
     from relscope.models import check_contract, load_judge, load_judges
     from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
-    from relscope.report import build_comparison_report, build_report, build_similarity_report
+    from relscope.report import build_ablation_report, build_comparison_report, build_report, build_similarity_report
     from relscope.results import open_run
     from relscope.study import (
+        AblationOptions,
         Reranking,
         StudyConfig,
+        ablate_run,
         compare_models,
         evaluate,
         judge_pairs,
@@ -82,12 +84,15 @@ _ROOM_OF = {
     "PromptTemplate": "prompts",
     "align": "prompts",
     "align_all": "prompts",
+    "build_ablation_report": "report",
     "build_comparison_report": "report",
     "build_report": "report",
     "build_similarity_report": "report",
     "open_run": "results",
+    "AblationOptions": "study",
     "Reranking": "study",
     "StudyConfig": "study",
+    "ablate_run": "study",
     "compare_models": "study",
     "evaluate": "study",
     "judge_pairs": "study",
@@ -100,6 +105,7 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "AblationOptions",
     "HeadSet",
     "Joint",
     "PromptRenderer",
@@ -110,10 +116,12 @@ __all__ = [
     "Transfer",
     "TuneConfig",
     "__version__",
+    "ablate_run",
     "ablated",
     "align",
     "align_all",
     "all_sites",
+    "build_ablation_report",
     "build_comparison_report",
     "build_report",
     "build_similarity_report",

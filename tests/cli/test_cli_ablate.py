@@ -108,8 +108,8 @@ def test_help_names_every_option_and_imports_nothing_heavy() -> None:
     program = "import sys\nfrom relscope.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     outcome = run_python(program, "ablate", "--help")
     shown = (
-        "top regions kind positions keep-only draws match seed data pairs negatives prompts rerank no-rerank first-stage "
-        "depth rerank-draws dtype device memory out"
+        "top regions kind positions keep-only draws match seed data pairs negatives prompts rerank no-rerank "
+        "first-stage depth rerank-draws dtype device memory out"
     )
     for option in shown.split():
         assert f"--{option} " in outcome.out

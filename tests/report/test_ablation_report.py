@@ -16,7 +16,8 @@ from relscope.report import AblationSummary, build_ablation_report, words
 from relscope.report.ablation_contents import AblationContents, findings, read_ablation
 from relscope.report.ablation_page import notices
 from relscope.report.ablation_table import relative
-from synthetic_ablation import CONDITIONS, PROMPT, write_synthetic_ablation
+from relscope.results import create_or_resume_ablation
+from synthetic_ablation import CONDITIONS, PROMPT, ablation_header, write_synthetic_ablation
 
 N = 200
 
@@ -86,7 +87,22 @@ def test_the_finding_compares_the_largest_set_with_its_matched_sets(contents: Ab
     assert "Without Mixed-2, F1 is 0.17 [" in judging.text
     assert "below the full model's 1.00" in judging.text
     assert "0 of 2 draws lower it at least as much, and the intervals of the two decreases lie apart" in judging.text
+    assert "relevant and other documents are told apart less well" in judging.text
     assert ranking.title.startswith("Reranking, pointwise-dqi: Mixed-2 lowers nDCG@10")
+
+
+def test_verdicts_that_move_together_are_told_from_those_that_are_blurred(folder: Path, tmp_path: Path) -> None:
+    moved = write_synthetic_ablation(tmp_path / "moved", ranks=False)
+    path = moved / "rows" / f"judging-{len(CONDITIONS) - 1:05d}.parquet"
+    rows = pd.read_parquet(path)
+    assert set(rows["condition"]) == {"Mixed-2"}
+    path.unlink()
+    columns = {name: rows[name].tolist() for name in rows} | {"ld_clean": [5.0] * 12, "ld_corrupted": [3.0] * 12}
+    with create_or_resume_ablation(moved, ablation_header(ranks=False)) as writing:
+        writing.write("judging", len(CONDITIONS) - 1, columns)
+    (judging,) = findings(read_ablation(moved, N))
+    assert "F1 is 0.67" in judging.text  # yes to everything
+    assert "verdicts move across LD = 0 more than their order is lost" in judging.text
 
 
 def test_the_page_lists_heads_split_and_draws(page: Page) -> None:

@@ -172,7 +172,20 @@ def _finding(contents: AblationContents, column: Column) -> Finding | None:
             text += " (no bounded interval: the random sets' decrease may be 0)"
     text += f"; {chosen.n_as_large or 0} of {words.count(matched.n_draws, 'draw')} lower it at least as much"
     text += f", and the intervals of the two decreases {'lie apart' if _apart(chosen, matched) else 'overlap'}."
+    text += _order(contents, column)
     return Finding(f"{where}: {_title(chosen, matched, measure)}", text)
+
+
+def _order(contents: AblationContents, column: Column) -> str:
+    """Whether verdicts are moved across LD = 0 or blurred: the order of prompts by LD tells the two apart."""
+    order = contents.of(Column(column.task, column.prompt, "roc_auc"), contents.largest)
+    chosen = contents.of(column, contents.largest)
+    if order is None or chosen is None or not chosen.difference.high < 0:
+        return ""
+    text = f" ROC AUC is {estimate(order.value, 2)}, {_change(order)} the full model's {words.number(order.full)}"
+    if order.difference.high < 0:
+        return f"{text}: relevant and other documents are told apart less well."
+    return f"{text}, which is not shown to be a decrease: verdicts move across LD = 0 more than their order is lost."
 
 
 def _title(chosen: Outcome, matched: Outcome | None, measure: str) -> str:
