@@ -11,6 +11,7 @@ from relscope.version import __version__
 
 if TYPE_CHECKING:
     from relscope.analysis import (
+        Circuit,
         HeadSet,
         compare_rankings,
         judge_quality,
@@ -37,13 +38,16 @@ if TYPE_CHECKING:
     )
     from relscope.models import check_contract, load_judge, load_judges
     from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
-    from relscope.report import build_comparison_report, build_report, build_similarity_report
+    from relscope.report import build_circuit_report, build_comparison_report, build_report, build_similarity_report
     from relscope.results import open_run
     from relscope.study import (
+        CircuitOptions,
         Reranking,
         StudyConfig,
         compare_models,
         evaluate,
+        evaluate_circuit,
+        find_circuit,
         judge_pairs,
         measure_reranked,
         plan_study,
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from relscope.tuning import TuneConfig, tune
 
 _ROOM_OF = {
+    "Circuit": "analysis",
     "compare_rankings": "analysis",
     "judge_quality": "analysis",
     "ranking_values": "analysis",
@@ -84,8 +89,12 @@ _ROOM_OF = {
     "align_all": "prompts",
     "build_comparison_report": "report",
     "build_report": "report",
+    "build_circuit_report": "report",
     "build_similarity_report": "report",
     "open_run": "results",
+    "CircuitOptions": "study",
+    "evaluate_circuit": "study",
+    "find_circuit": "study",
     "Reranking": "study",
     "StudyConfig": "study",
     "compare_models": "study",
@@ -100,6 +109,8 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "Circuit",
+    "CircuitOptions",
     "HeadSet",
     "Joint",
     "PromptRenderer",
@@ -114,6 +125,7 @@ __all__ = [
     "align",
     "align_all",
     "all_sites",
+    "build_circuit_report",
     "build_comparison_report",
     "build_report",
     "build_similarity_report",
@@ -121,6 +133,8 @@ __all__ = [
     "compare_models",
     "compare_rankings",
     "evaluate",
+    "evaluate_circuit",
+    "find_circuit",
     "judge_pairs",
     "judge_quality",
     "load_collection",

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from relscope.cli import circuits, reranking, tuning
 from relscope.cli import options as o
-from relscope.cli import reranking, tuning
 from relscope.errors import InputError
 
 app = typer.Typer(
@@ -268,10 +268,15 @@ def compare(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a comparison.")]) -> None:
-    """Rebuild the report of a run, or of a comparison, from its rows alone."""
-    from relscope.report import build_comparison_report, build_report, is_comparison
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, of a comparison or of a circuit.")],
+) -> None:
+    """Rebuild the report of a run, of a comparison or of a circuit, from its rows alone."""
+    from relscope.report import build_circuit_report, build_comparison_report, build_report, is_circuit, is_comparison
 
+    if is_circuit(run):
+        print(f"report: {build_circuit_report(run).report}")
+        return
     build = build_comparison_report if is_comparison(run) else build_report
     print(f"report: {build(run)}")
 
@@ -279,6 +284,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a 
 app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(reranking.rerank)
+app.command()(circuits.circuit)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:

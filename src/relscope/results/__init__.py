@@ -5,8 +5,16 @@ manifest (`manifest`, `run`); every file appears whole or not at all (`files`). 
 """
 
 from relscope.results.changes import HEAD_CHANGES, WEIGHT_CHANGES, changes_path, read_changes, write_changes
+from relscope.results.circuits import (
+    SET_RANKINGS,
+    SET_VERDICTS,
+    CircuitFolder,
+    create_or_resume_circuit,
+    holds_circuit,
+    open_circuit,
+)
 from relscope.results.comparison import ComparisonFolder, ComparisonHeader, create_or_resume_comparison
-from relscope.results.files import RunError, make_folder, write_whole
+from relscope.results.files import RunError, make_folder, read_json, write_whole
 from relscope.results.manifest import (
     ExclusionRecord,
     Lint,
@@ -53,11 +61,14 @@ __all__ = [
     "LENS",
     "NO_EFFECTS",
     "SCHEMA",
+    "SET_RANKINGS",
+    "SET_VERDICTS",
     "SITE_COLUMNS",
     "VALUE_COLUMNS",
     "VOCABULARY",
     "WEIGHT_CHANGES",
     "Asked",
+    "CircuitFolder",
     "ComparisonFolder",
     "ComparisonHeader",
     "ExclusionRecord",
@@ -72,13 +83,17 @@ __all__ = [
     "Verdicts",
     "changes_path",
     "create_or_resume",
+    "create_or_resume_circuit",
     "create_or_resume_comparison",
+    "holds_circuit",
     "identity_differences",
     "identity_hash",
     "key_index",
     "make_folder",
+    "open_circuit",
     "open_run",
     "read_changes",
+    "read_json",
     "read_readout",
     "readout_path",
     "rows_table",

@@ -4,6 +4,8 @@ from relscope.analysis import RankingComparison
 from relscope.prompts import print_prompt as show_prompt
 from relscope.prompts import read_yaml
 from relscope.study.checking import ModelCheck, check_model
+from relscope.study.circuit_options import CircuitOptions
+from relscope.study.circuits import evaluate_circuit, find_circuit, load_circuit, transfer_config
 from relscope.study.comparing import compare_models
 from relscope.study.config import PROMPTS, Negatives, StudyConfig, config_problems, prompt_fields
 from relscope.study.evaluation import Measured, evaluate, evaluate_model, query_texts
@@ -33,6 +35,7 @@ __all__ = [
     "METHODS",
     "PROMPTS",
     "WITH_REGIONS",
+    "CircuitOptions",
     "Edges",
     "Experiments",
     "Flow",
@@ -58,10 +61,13 @@ __all__ = [
     "config_problems",
     "error_of",
     "evaluate",
+    "evaluate_circuit",
     "evaluate_model",
     "experiment_options",
+    "find_circuit",
     "hardware_names",
     "judge_pairs",
+    "load_circuit",
     "measure_reranked",
     "package_versions",
     "plan_study",
@@ -75,4 +81,5 @@ __all__ = [
     "rerank_run",
     "run_study",
     "show_prompt",
+    "transfer_config",
 ]
