@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 import planted
-from relscope.analysis import Circuit, Head, without
+from relscope.analysis import Circuit, Head, all_heads, without
 from relscope.errors import InputError
+from relscope.interventions import ablated, reference_of
 from relscope.models import JudgeModel
 from relscope.results import open_circuit
-from relscope.study import CircuitOptions, StudyConfig, evaluate_circuit, find_circuit, run_study
+from relscope.study import CircuitOptions, StudyConfig, evaluate_circuit, find_circuit, run_study, transfer_config
 from relscope.study.circuit_search import prune, smallest_size
 from tiny_study import Told
 
@@ -235,5 +236,20 @@ def test_runs_that_are_no_basis_for_a_circuit_are_refused(planted_folder: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_whatever_is_left_out_by_the_options_of_the_members_is_none_of_them() -> None:
-    assert without(SITES, SITES[1:]) == SITES[:1]
+def test_a_file_never_decides_that_a_models_own_code_runs(found: tuple[Circuit, Path]) -> None:
+    trusting = dataclasses.replace(found[0], loading={**found[0].loading, "trust_remote_code": True})
+    assert not transfer_config(trusting, {}).trust_remote_code
+    assert transfer_config(trusting, {"trust_remote_code": True}).trust_remote_code
+
+
+def test_with_all_positions_among_the_regions_kept_alone_is_what_ablated_keeps(planted_folder: Path) -> None:
+    judge = planted.matching_model().judge
+    pairs = planted.aligned_pairs(judge.tokenizer)
+    prompts = [prompt for pair in pairs for prompt in (pair.clean, pair.corrupted)]
+    sites = all_heads(planted.N_LAYERS, planted.N_HEADS, (*REGIONS, "other"))
+    reference = reference_of(judge, prompts, sites=sites)
+    for kept in ((), tuple(CHAIN), tuple(sorted(CHAIN))[:2], sites):
+        with ablated(judge, kept, reference=reference, keep_only=True):
+            alone = judge.relevance(prompts, pairs[0].answer_ids)
+        with ablated(judge, without(sites, kept), reference=reference):
+            assert judge.relevance(prompts, pairs[0].answer_ids).tolist() == alone.tolist()

@@ -78,6 +78,7 @@ def circuit(
         str | None, typer.Option("--measure", rich_help_panel=_JUDGED, help="Of the reranking (nDCG@10).")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of all draws of queries and sets.")] = None,
+    trust_remote_code: o.TrustRemoteCode = None,
     dtype: o.Dtype = None,
     device: o.Device = None,
     out: Annotated[
@@ -121,16 +122,17 @@ def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummar
 
     names = CircuitOptions.__dataclass_fields__
     options = CircuitOptions(**{name: value for name, value in given.items() if name in names})
-    device = given.get("device", "auto")
+    device, trusted = given.get("device", "auto"), given.get("trust_remote_code", False)
     with progress_shown() as progress:
         if is_circuit:
             saved = load_circuit(source)
-            fields = {name: given[name] for name in _OF_A_CIRCUIT if name in given} | {"device": device}
+            fields = {name: given[name] for name in _OF_A_CIRCUIT if name in given}
+            fields |= {"device": device, "trust_remote_code": trusted}
             if "prompt" in fields:
                 fields["prompt"] = prompt_fields(fields["prompt"])
             evaluate_circuit(saved, transfer_config(saved, fields), folder, options, progress=progress)
         else:
-            find_circuit(source, folder, options, device=device, progress=progress)
+            find_circuit(source, folder, options, device=device, trust_remote_code=trusted, progress=progress)
         from relscope.report import build_circuit_report
 
         progress.stage("writing the report")

@@ -21,7 +21,8 @@ from relscope.study.circuit_steps import Work, evaluate_members, evaluate_sizes,
 from relscope.study.config import StudyConfig
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 
-_LOADING = ("model", "adapter", "revision", "trust_remote_code", "dtype")
+_LOADING = ("model", "adapter", "revision", "dtype")
+# Whether a model's own code may run is said by who runs it, never by a file.
 
 
 def find_circuit(
@@ -30,6 +31,7 @@ def find_circuit(
     options: CircuitOptions | None = None,
     *,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Circuit:
     """Find the smallest circuit that keeps the difference of LD, from a finished run of `heads`; writes `out`.
@@ -39,6 +41,7 @@ def find_circuit(
         out: a folder; what is measured is kept there, so that an interrupted search goes on.
         options: None: the defaults.
         device: where the model goes.
+        trust_remote_code: run code that comes with the model; what the run was allowed does not count.
         progress: is told of stages, sets and warnings.
 
     Raises:
@@ -46,7 +49,8 @@ def find_circuit(
     """
     options, progress = options or CircuitOptions(), progress or Silent()
     study = open_run(Path(run))
-    config, regions = _config_of(study, device)
+    config, regions = _config_of(study)
+    config = config.model_copy(update={"device": device, "trust_remote_code": trust_remote_code})
     selection = _selection(study, options)
     prepared = _prepare(config, options, len(study.manifest.pairs), progress)
     known = study.manifest.identity["model"]
@@ -131,7 +135,7 @@ def load_circuit(path: str | Path) -> Circuit:
 def transfer_config(circuit: Circuit, fields: Mapping[str, Any]) -> StudyConfig:
     """The configuration to evaluate a circuit by: its own model, prompt, data and negatives, but for `fields`."""
     own = {
-        **circuit.loading,
+        **{name: circuit.loading.get(name) for name in _LOADING},
         "prompt": circuit.prompt,
         "data": circuit.data["source"],
         "negatives": circuit.data["negatives"],
@@ -140,7 +144,7 @@ def transfer_config(circuit: Circuit, fields: Mapping[str, Any]) -> StudyConfig:
     return StudyConfig.from_mapping(own | dict(fields), "circuit and options")
 
 
-def _config_of(study: Run, device: str) -> tuple[StudyConfig, tuple[str, ...]]:
+def _config_of(study: Run) -> tuple[StudyConfig, tuple[str, ...]]:
     """The configuration of a finished run, and the regions of its heads."""
     where, manifest = study.directory, study.manifest
     if manifest.status != "complete":
@@ -149,7 +153,7 @@ def _config_of(study: Run, device: str) -> tuple[StudyConfig, tuple[str, ...]]:
     if "heads" not in given["experiments"]:
         raise InputError(f"{where}: has no experiment heads; give a run of `relscope run --experiments heads`")
     prompt = {k: v for k, v in manifest.identity["prompt"].items() if k not in ("scaffold", "token_sha256")}
-    config = StudyConfig(**given | {"prompt": prompt, "device": device})
+    config = StudyConfig(**given | {"prompt": prompt})
     regions = tuple(given["experiments"]["heads"]["regions"])
     try:
         check_regions(regions)
