@@ -174,5 +174,5 @@ def _print(summary: CircuitSummary) -> None:
 
 
 def _shown(value: Any) -> str:
-    number = f"{value.value:.2f}"
-    return number if math.isnan(value.low) else f"{number} [{value.low:.2f}, {value.high:.2f}]"
+    number, low, high = (f"{end:.2f}".replace("-0.00", "0.00") for end in (value.value, value.low, value.high))
+    return number if math.isnan(value.low) else f"{number} [{low}, {high}]"
