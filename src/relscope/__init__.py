@@ -11,6 +11,7 @@ from relscope.version import __version__
 
 if TYPE_CHECKING:
     from relscope.analysis import (
+        Circuit,
         HeadSet,
         compare_rankings,
         judge_quality,
@@ -37,15 +38,24 @@ if TYPE_CHECKING:
     )
     from relscope.models import check_contract, load_judge, load_judges
     from relscope.prompts import PromptRenderer, PromptTemplate, align, align_all
-    from relscope.report import build_ablation_report, build_comparison_report, build_report, build_similarity_report
+    from relscope.report import (
+        build_ablation_report,
+        build_circuit_report,
+        build_comparison_report,
+        build_report,
+        build_similarity_report,
+    )
     from relscope.results import open_run
     from relscope.study import (
         AblationOptions,
+        CircuitOptions,
         Reranking,
         StudyConfig,
         ablate_run,
         compare_models,
         evaluate,
+        evaluate_circuit,
+        find_circuit,
         judge_pairs,
         measure_reranked,
         plan_study,
@@ -55,6 +65,7 @@ if TYPE_CHECKING:
     from relscope.tuning import TuneConfig, tune
 
 _ROOM_OF = {
+    "Circuit": "analysis",
     "compare_rankings": "analysis",
     "judge_quality": "analysis",
     "ranking_values": "analysis",
@@ -87,9 +98,13 @@ _ROOM_OF = {
     "build_ablation_report": "report",
     "build_comparison_report": "report",
     "build_report": "report",
+    "build_circuit_report": "report",
     "build_similarity_report": "report",
     "open_run": "results",
     "AblationOptions": "study",
+    "CircuitOptions": "study",
+    "evaluate_circuit": "study",
+    "find_circuit": "study",
     "Reranking": "study",
     "StudyConfig": "study",
     "ablate_run": "study",
@@ -106,6 +121,8 @@ _ROOM_OF = {
 
 __all__ = [
     "AblationOptions",
+    "Circuit",
+    "CircuitOptions",
     "HeadSet",
     "Joint",
     "PromptRenderer",
@@ -122,6 +139,7 @@ __all__ = [
     "align_all",
     "all_sites",
     "build_ablation_report",
+    "build_circuit_report",
     "build_comparison_report",
     "build_report",
     "build_similarity_report",
@@ -129,6 +147,8 @@ __all__ = [
     "compare_models",
     "compare_rankings",
     "evaluate",
+    "evaluate_circuit",
+    "find_circuit",
     "judge_pairs",
     "judge_quality",
     "load_collection",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from relscope.cli import ablation, reranking, tuning
+from relscope.cli import ablation, circuits, reranking, tuning
 from relscope.cli import options as o
 from relscope.errors import InputError
 
@@ -269,15 +269,20 @@ def compare(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, comparison or ablation.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run, of a comparison, of an ablation or of a circuit.")
+    ],
 ) -> None:
-    """Rebuild the report of a run, a comparison or an ablation from its rows alone."""
-    from relscope.report import build_ablation_report, build_comparison_report, build_report, is_ablation, is_comparison
+    """Rebuild the report of a run, a comparison, an ablation or a circuit from its rows alone."""
+    from relscope import report as reports
 
-    if is_ablation(run):
-        print(f"report: {build_ablation_report(run).report}")
+    if reports.is_ablation(run):
+        print(f"report: {reports.build_ablation_report(run).report}")
         return
-    build = build_comparison_report if is_comparison(run) else build_report
+    if reports.is_circuit(run):
+        print(f"report: {reports.build_circuit_report(run).report}")
+        return
+    build = reports.build_comparison_report if reports.is_comparison(run) else reports.build_report
     print(f"report: {build(run)}")
 
 
@@ -285,6 +290,7 @@ app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(reranking.rerank)
 app.command()(ablation.ablate)
+app.command()(circuits.circuit)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""report room: one HTML file and paper-ready figures from a run's rows, or a comparison's. Nothing imports torch."""
+"""report room: one HTML file and paper-ready figures from rows on disk. Nothing imports torch."""
 
 from relscope.report.ablation import AblationSummary, build_ablation_report
 from relscope.report.build import build_report
+from relscope.report.circuits import CircuitSummary, build_circuit_report, is_circuit
 from relscope.report.comparison import Carrier, ComparisonSummary, build_comparison_report, summarize_comparison
 from relscope.report.comparison_folder import is_comparison
 from relscope.report.similarity import SimilaritySummary, build_similarity_report
@@ -10,13 +11,16 @@ from relscope.results import is_ablation
 __all__ = [
     "AblationSummary",
     "Carrier",
+    "CircuitSummary",
     "ComparisonSummary",
     "SimilaritySummary",
     "build_ablation_report",
+    "build_circuit_report",
     "build_comparison_report",
     "build_report",
     "build_similarity_report",
     "is_ablation",
+    "is_circuit",
     "is_comparison",
     "summarize_comparison",
 ]

@@ -21,8 +21,16 @@ from relscope.results.ablation import (
     read_ablation_rows,
 )
 from relscope.results.changes import HEAD_CHANGES, WEIGHT_CHANGES, changes_path, read_changes, write_changes
+from relscope.results.circuits import (
+    SET_RANKINGS,
+    SET_VERDICTS,
+    CircuitFolder,
+    create_or_resume_circuit,
+    holds_circuit,
+    open_circuit,
+)
 from relscope.results.comparison import ComparisonFolder, ComparisonHeader, create_or_resume_comparison
-from relscope.results.files import RunError, make_folder, write_whole
+from relscope.results.files import RunError, make_folder, read_json, write_whole
 from relscope.results.manifest import (
     ExclusionRecord,
     Lint,
@@ -77,6 +85,8 @@ __all__ = [
     "NO_EFFECTS",
     "PATHS",
     "SCHEMA",
+    "SET_RANKINGS",
+    "SET_VERDICTS",
     "SITE_COLUMNS",
     "TOTAL",
     "VALUE_COLUMNS",
@@ -85,6 +95,7 @@ __all__ = [
     "AblationFolder",
     "AblationHeader",
     "Asked",
+    "CircuitFolder",
     "ComparisonFolder",
     "ComparisonHeader",
     "ConditionRecord",
@@ -107,17 +118,21 @@ __all__ = [
     "changes_path",
     "create_or_resume",
     "create_or_resume_ablation",
+    "create_or_resume_circuit",
     "create_or_resume_comparison",
+    "holds_circuit",
     "identity_differences",
     "identity_hash",
     "is_ablation",
     "key_index",
     "make_folder",
+    "open_circuit",
     "open_run",
     "read_ablation_header",
     "read_ablation_qrels",
     "read_ablation_rows",
     "read_changes",
+    "read_json",
     "read_readout",
     "readout_path",
     "rows_table",

@@ -6,6 +6,8 @@ from relscope.prompts import read_yaml
 from relscope.study.ablating import Machine, ablate_run
 from relscope.study.ablation_plan import AblationOptions
 from relscope.study.checking import ModelCheck, check_model
+from relscope.study.circuit_options import CircuitOptions
+from relscope.study.circuits import evaluate_circuit, find_circuit, load_circuit, transfer_config
 from relscope.study.comparing import compare_models
 from relscope.study.config import PROMPTS, Negatives, StudyConfig, config_problems, prompt_fields
 from relscope.study.evaluation import Measured, evaluate, evaluate_model, query_texts
@@ -37,6 +39,7 @@ __all__ = [
     "PROMPTS",
     "WITH_REGIONS",
     "AblationOptions",
+    "CircuitOptions",
     "Edges",
     "Experiments",
     "Flow",
@@ -65,10 +68,13 @@ __all__ = [
     "config_problems",
     "error_of",
     "evaluate",
+    "evaluate_circuit",
     "evaluate_model",
     "experiment_options",
+    "find_circuit",
     "hardware_names",
     "judge_pairs",
+    "load_circuit",
     "measure_reranked",
     "package_versions",
     "plan_study",
@@ -82,4 +88,5 @@ __all__ = [
     "rerank_run",
     "run_study",
     "show_prompt",
+    "transfer_config",
 ]

@@ -250,7 +250,7 @@
     layout.showlegend = true;
     layout.legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false, traceorder: "normal" };
     const every = step(widest(plot.lines[0].x) + 1, layout.width, 40);
-    layout.xaxis = { fixedrange: true, zeroline: false, showgrid: false, title: { text: escape(plot.x_title), standoff: 8 }, tick0: 0, dtick: every };
+    layout.xaxis = { fixedrange: true, zeroline: false, showgrid: false, title: { text: escape(plot.x_title), standoff: 8 }, ...(plot.log_x ? { type: "log", dtick: 1 } : { tick0: 0, dtick: every }) };
     layout.yaxis = { fixedrange: true, gridcolor: colour("line"), zerolinecolor: colour("muted"), title: { text: escape(plot.y_title), standoff: 6 }, nticks: 6 };
     return Plotly.react(node, traces, layout, config);
   }

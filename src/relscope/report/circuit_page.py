@@ -1,0 +1,199 @@
+"""How does a circuit become one HTML file that needs no network?"""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+from typing import Any, Final
+
+from relscope.analysis import Estimate
+from relscope.report import assets, downloads, plots, words
+from relscope.report.circuit_contents import METRIC_WORDS, CircuitContents
+from relscope.report.findings import Finding, estimate
+from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
+from relscope.version import __version__
+
+_SECTIONS: Final = (
+    ("glance", "At a glance"),
+    ("circuit", "The circuit"),
+    ("curves", "Faithfulness over size"),
+    ("members", "Its members"),
+    ("complete", "Minimality and completeness"),
+    ("reading", "How to read"),
+    ("data", "Data"),
+)
+_MODES: Final = (("keep", "kept alone"), ("knock_out", "knocked out"))
+
+
+def render(contents: CircuitContents) -> str:
+    """The report as HTML text."""
+    return assets.template("circuit.html.j2").render(_values(contents))
+
+
+def notices(contents: CircuitContents) -> list[Notice]:
+    """What a reader must know before trusting anything below, the gravest first."""
+    found, gap = [], contents.ld_gap
+    if math.isnan(gap.f_kept.low):
+        text = "f divides by their difference, so that none of the shares below has a bounded interval."
+        found.append(Notice("alarm", "The full model may be no better than the empty one here", text))
+    if contents.circuit.model.get("kind") == "embedded":
+        found.append(Notice("warn", "This is a model to learn and test with", EMBEDDED_MODEL))
+    threshold = contents.circuit.settings.get("threshold")
+    if threshold is not None and gap.f_kept.value < threshold:
+        text = (
+            f"It was searched until f reached {words.number(threshold)} on the queries of the selection; on those of "
+            f"the evaluation, which it has not seen, f is {estimate(gap.f_kept, 2)}."
+        )
+        found.append(Notice("warn", "The circuit keeps less than what was searched for", text))
+    if "other" not in contents.circuit.regions:
+        text = (
+            f"Only {words.listing(contents.circuit.regions)} were candidates. At the other positions (the template's "
+            "own words) heads work as in the full model, in the empty circuit too, and may hand on what members write."
+        )
+        found.append(Notice("warn", "Heads at the template's own words are never ablated", text))
+    if (pruned := contents.manifest.get("pruned")) and pruned["n_untried"]:
+        text = (
+            f"{words.count(pruned['n_untried'], 'member')} were not tried alone; a larger --prune-sets may leave fewer."
+        )
+        found.append(Notice("warn", "Pruning was cut short", text))
+    return found + few_queries("The numbers rest", contents.metrics.n_queries)
+
+
+def findings(contents: CircuitContents) -> list[Finding]:
+    """What was found, a sentence each; computed, never canned."""
+    circuit, gap = contents.circuit, contents.ld_gap
+    n, of = len(circuit), len(circuit.all_sites)
+    found = [
+        Finding(
+            f"{words.count(n, 'site')} of {of:,} keep f = {words.number(gap.f_kept.value)} of the difference of LD",
+            f"Kept alone, they leave relevant and other documents {estimate(gap.kept, 2)} logits apart; the full model "
+            f"{estimate(gap.full, 2)}, and with every site ablated {estimate(gap.empty, 2)}. f is "
+            f"{estimate(gap.f_kept, 2)}.",
+        ),
+        Finding(
+            f"Without them f = {words.number(gap.f_knocked_out.value)} is left",
+            f"Knocked out of the full model, they leave {estimate(gap.knocked_out, 2)} logits; f is "
+            f"{estimate(gap.f_knocked_out, 2)}.",
+        ),
+    ]
+    if gap.randoms:
+        found.append(
+            Finding(
+                f"Random sets of this size keep {words.number(min(gap.randoms))} to {words.number(max(gap.randoms))}",
+                f"{words.count(len(gap.randoms), 'set')} drawn at random, as many at each region, kept alone.",
+            )
+        )
+    if contents.losses:
+        needed = [name for name, loss in contents.losses if loss.low > 0]
+        found.append(
+            Finding(
+                f"Of {words.count(len(contents.losses), 'member')} left out one by one, {len(needed)} are needed",
+                "Needed are those whose loss of f has an interval above 0"
+                + (f": {words.listing(needed[:8])}{' and others' if len(needed) > 8 else ''}." if needed else "."),
+            )
+        )
+    if contents.incompleteness:
+        values = [one.value for one in contents.incompleteness]
+        found.append(
+            Finding(
+                f"Random parts taken out of circuit and model leave them up to {words.number(max(values))} apart",
+                f"The mean over {words.count(len(values), 'part')} is {words.number(sum(values) / len(values))} of the "
+                "full model less the empty one; 0 is a circuit that is complete.",
+            )
+        )
+    return found
+
+
+def _values(contents: CircuitContents) -> dict[str, Any]:
+    circuit, manifest = contents.circuit, contents.manifest
+    file = downloads.embedded_table("curves.csv", contents.curves) if len(contents.curves) else None
+    shown = {"curves": bool(len(contents.curves)), "complete": bool(contents.losses or contents.incompleteness)}
+    by_region = groupby(sorted(circuit, key=lambda m: (words.region_key(m.region), m)), key=lambda m: m.region)
+    adapter = f" with {circuit.model['adapter']}" if circuit.model.get("adapter") else ""
+    return {
+        "title": f"A circuit of {words.count(len(circuit), 'head')} at their regions",
+        "lead": (
+            f"{circuit.model.get('name')}{adapter}, {circuit.faithfulness['prompt']}, {circuit.faithfulness['data']} "
+            f"({circuit.faithfulness['negatives']} negatives): what is left of the verdicts when all other heads are "
+            "ablated?"
+        ),
+        "sections": [section for section in _SECTIONS if shown.get(section[0], True)],
+        "notices": notices(contents),
+        "findings": findings(contents),
+        "facts": _facts(contents),
+        "measured": [
+            {"name": one.words} | {column: _cell(getattr(one, column)) for column in
+             ("full", "empty", "kept", "knocked_out", "f_kept", "f_knocked_out")}
+            | {"randoms": ", ".join(words.number(value) for value in one.randoms) or words.MISSING}
+            for one in contents.measured
+        ],
+        "areas": [
+            {"name": METRIC_WORDS.get(one.metric, one.metric), "cpr": _cell(one.cpr), "cmd": _cell(one.cmd)}
+            for one in contents.areas
+        ],
+        "from_share": f"{100 * contents.areas[0].from_share:.2g}\u00a0%" if contents.areas else "",
+        "plots": (drawn := _plots(contents)),
+        "regions": [(region, [words.head_name(m.layer, m.head) for m in members]) for region, members in by_region],
+        "losses": [(name, _cell(loss), loss.low > 0) for name, loss in contents.losses],
+        "n_members": len(circuit),
+        "parts": [_cell(one) for one in contents.incompleteness],
+        "embedded": file,
+        "embedded_words": f"{words.count(file.n_rows, 'row')}, {words.size(file.n_bytes)}" if file else "",
+        "n_queries": words.count(_n_queries(manifest), "query", "queries"),
+        "version": __version__,
+        "plot_data": {"maps": [], "limits": {}, "quantities": {}, "zoom": False, "verdicts": None, "lines": drawn},
+        "css": assets.own("report.css"),
+        "js": assets.own("report.js"),
+        "plotly": assets.plotly(),
+    }  # fmt: skip
+
+
+def _n_queries(manifest: dict[str, Any]) -> int:
+    """How many queries the evaluation has."""
+    return len(set(manifest["query_of"].values()))
+
+
+def _facts(contents: CircuitContents) -> list[tuple[str, str]]:
+    circuit, manifest = contents.circuit, contents.manifest
+    facts = [
+        ("Model", f"{circuit.model.get('name')}, weights {str(circuit.model['fingerprint'])[:12]}"),
+        ("Found on", f"{circuit.data['source']}, {circuit.prompt['format']}-{circuit.prompt['order']}"),
+        ("Evaluated on", f"{circuit.faithfulness['data']}, {circuit.faithfulness['prompt']}"),
+        ("Ablation", f"{circuit.ablation['kind']}, means by {circuit.ablation['positions']}"
+         if circuit.ablation["kind"] == "mean" else str(circuit.ablation["kind"])),
+        ("Queries", f"{manifest['n_selection_queries']} of the selection, {manifest['n_reference_queries']} that give "
+                    f"the ablation's values, {_n_queries(manifest)} of the evaluation"),
+        ("Pairs evaluated", f"{len(manifest['query_of'])}; {manifest['n_excluded']} could not be asked about"),
+    ]  # fmt: skip
+    if grown := manifest.get("grown"):
+        pruned = manifest["pruned"]
+        facts.append(
+            (
+                "Search",
+                f"grown to {grown['n_sites']:,} sites (f = {words.number(grown['faithfulness'], 3)} on the selection's "
+                f"queries), pruned to {pruned['n_sites']:,} (f = {words.number(pruned['faithfulness'], 3)}) in "
+                f"{words.count(pruned['n_tried'], 'set')}",
+            )
+        )
+    return facts
+
+
+def _plots(contents: CircuitContents) -> list[dict[str, Any]]:
+    drawn = []
+    for number, metric in enumerate(dict.fromkeys(contents.curves["metric"])):
+        of_metric = contents.curves[(contents.curves["metric"] == metric) & (contents.curves["n_sites"] > 0)]
+        lines = []
+        for mode, name in _MODES:
+            frame = of_metric[of_metric["mode"] == mode]
+            ends = {"faithfulness": "mean", "faithfulness_low": "low", "faithfulness_high": "high"}
+            lines.append((name, frame.drop(columns="mode").rename(columns=ends)))
+        label = METRIC_WORDS.get(metric, metric)
+        plot = plots.lines(f"curve-{number}", "sites in the circuit (log scale)", "f", lines, x="n_sites")
+        drawn.append(plot | {"log_x": True, "title": label, "label": f"f of {label} over the number of sites."})
+    return drawn
+
+
+def _cell(value: Estimate) -> dict[str, str]:
+    places = 2
+    interval = "" if math.isnan(value.low) else words.interval(value.low, value.high, places)
+    return {"value": words.number(value.value, places), "interval": interval}

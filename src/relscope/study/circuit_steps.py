@@ -1,0 +1,297 @@
+"""What is measured of a circuit, on whose queries?
+
+Queries are of three kinds that share none, not even by their text:
+
+    selection     their effects rank the sites, their verdicts choose the size and prune; never evaluated, on any data
+    reference     drawn at random; their prompts give the values that stand in for what is ablated
+    evaluation    the others; everything that is reported is measured on these
+
+Cost, in sets that are judged on the queries of the evaluation: two for each size and the circuit, one for each random
+set, one for each member that is left out, two for each random part. A set costs two forward passes a pair, and with a
+reranking (of sizes and of the circuit) one for each of its prompts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relscope.analysis import (
+    Circuit,
+    Head,
+    SetMetrics,
+    circuit_sizes,
+    set_name,
+    site_name,
+    without,
+)
+from relscope.data import load_collection
+from relscope.errors import InputError
+from relscope.prompts import AlignedPair
+from relscope.results import CircuitFolder, create_or_resume_circuit
+from relscope.study.circuit_measuring import (
+    EVALUATE,
+    SELECT,
+    Measurer,
+    RankedCollection,
+    ablation_of,
+    digest,
+    set_rows,
+    without_queries,
+)
+from relscope.study.circuit_options import CircuitOptions
+from relscope.study.circuit_search import prune, smallest_size
+from relscope.study.prepare import Prepared, Progress
+from relscope.study.reranking import Reranking
+from relscope.version import __version__
+
+CIRCUIT_NAME = "circuit.json"
+
+
+@dataclasses.dataclass
+class Work:
+    """A model with its pairs, and, within `opened`, where measurements go.
+
+    Attributes:
+        prepared: the model and all pairs.
+        options: of the search and the evaluation.
+        selection: the pairs that select; none where a circuit is evaluated elsewhere.
+        progress: is told of stages, sets and warnings.
+        measurer: measures sets.
+        ranked: what is reranked besides, or None.
+        evaluation: the pairs of the evaluation.
+    """
+
+    prepared: Prepared
+    options: CircuitOptions
+    selection: Sequence[AlignedPair]
+    progress: Progress
+    measurer: Measurer = dataclasses.field(init=False)
+    ranked: RankedCollection | None = dataclasses.field(init=False)
+    evaluation: Sequence[AlignedPair] = dataclasses.field(init=False)
+
+    @property
+    def folder(self) -> CircuitFolder:
+        """Where measurements go."""
+        return self.measurer.folder
+
+    def metrics(self) -> SetMetrics:
+        """What was measured on the queries of the evaluation."""
+        return SetMetrics(
+            set_rows(self.folder, EVALUATE),
+            {pair.pair_id: pair.query_id for pair in self.evaluation},
+            set_rows(self.folder, EVALUATE, ranking=True),
+            seed=self.options.seed,
+        )
+
+    def evaluate(self, name: str, removed: Sequence[Head], *, ranking: bool = False) -> None:
+        """Judge, and with `ranking` rerank, without a set of sites."""
+        self.measurer.measure(EVALUATE, name, removed)
+        if ranking and self.ranked is not None:
+            self.measurer.rank(name, removed, self.ranked, self.folder.directory / "reranking")
+
+
+@contextlib.contextmanager
+def opened(out: Path, work: Work, circuit: Circuit, source: Mapping[str, Any]) -> Iterator[None]:
+    """Within the context, `work` measures, and keeps what it measures in the folder `out`.
+
+    Args:
+        out: the folder.
+        work: without its measurer.
+        circuit: what is known of it: its sites, its ablation and the queries it was selected by.
+        source: where the circuit comes from, as part of the folder's identity.
+
+    Raises:
+        InputError: too few queries are left, or the folder holds other things.
+    """
+    options, prepared, progress = work.options, work.prepared, work.progress
+    reference, work.evaluation = _parted(prepared, circuit, options, progress)
+    texts = set(circuit.selection.values()) | {pair.query_text for pair in reference}
+    work.ranked = None
+    if options.rerank is not None:
+        chosen = Reranking(depth=options.depth, queries=options.queries)
+        chosen.method_of(prepared.renderer.template)
+        collection = without_queries(load_collection(options.rerank), texts)
+        work.ranked = RankedCollection(collection, prepared.renderer.template, chosen, options.measure)
+    identity = {
+        **source,
+        "model": dataclasses.asdict(prepared.judge.identity),
+        "prompt": prepared.renderer.template.model_dump(mode="json"),
+        "data": {"name": prepared.loaded.name, "sha256": prepared.loaded.sha256},
+        "token_sha256": prepared.token_sha256,
+        "options": dataclasses.asdict(options),
+        "relscope_version": __version__,
+    }
+    with create_or_resume_circuit(out, identity, {}) as folder:
+        progress.stage("gathering what stands in for what is ablated")
+        ablation = ablation_of(prepared.judge, options.kind, options.positions, reference, circuit.all_sites)
+        pairs = {SELECT: work.selection, EVALUATE: work.evaluation}
+        work.measurer = Measurer(prepared.judge, ablation, folder, pairs, progress)
+        folder.save(
+            query_of={pair.pair_id: pair.query_id for pair in work.evaluation},
+            n_reference_queries=len({pair.query_id for pair in reference}),
+            n_selection_queries=len(circuit.selection),
+            n_excluded=len(prepared.exclusions) + len(prepared.loaded.refused),
+        )
+        yield
+
+
+def search(work: Work, blank: Circuit, ranked: Sequence[Head]) -> Circuit:
+    """Grow and prune on the queries of the selection.
+
+    Raises:
+        InputError: there, the full model's LDs are no further apart than the empty one's.
+    """
+    options, measurer, all_sites = work.options, work.measurer, blank.all_sites
+    full, empty = measurer.gap(SELECT, "full", ()), measurer.gap(SELECT, "empty", all_sites)
+    if not full > empty:
+        raise InputError(
+            f"on the queries of the selection the full model's LDs are {full:.3f} apart, and {empty:.3f} without any "
+            "head: there is nothing to keep; is the model a judge of these data?"
+        )
+
+    def faithfulness(members: Sequence[Head]) -> float:
+        removed = without(all_sites, members)
+        name = f"kept {len(members)}: {digest(removed)[:12]}"  # one name a set: pruning has many of a size
+        return (measurer.gap(SELECT, name, removed) - empty) / (full - empty)
+
+    work.progress.stage(f"growing a circuit of {len(all_sites)} sites to f = {options.threshold:g}")
+    sizes = circuit_sizes(len(all_sites), options.shares)
+    if sizes[-1] < len(all_sites):
+        sizes = (*sizes, len(all_sites))
+    size = smallest_size(ranked, sizes, faithfulness, options.threshold)
+    grown = ranked[:size]
+    reached = faithfulness(grown)
+    work.progress.stage(f"pruning {size} sites, at most {options.prune_sets} sets")
+    work.progress.start(options.prune_sets, float(options.prune_sets))
+    pruned = prune(grown, faithfulness, reached - options.tolerance, options.prune_sets)
+    if pruned.n_untried:
+        work.progress.warn(
+            f"pruning measured {pruned.n_tried} sets, as many as it may; {pruned.n_untried} members were not tried "
+            "alone: a larger --prune-sets may leave fewer"
+        )
+    work.folder.save(
+        ranking=list(ranked[:size]),
+        grown={"n_sites": size, "faithfulness": reached, "n_all_sites": len(all_sites)},
+        pruned={"n_sites": len(pruned.kept), "faithfulness": pruned.faithfulness, "n_tried": pruned.n_tried,
+                "n_untried": pruned.n_untried},
+    )  # fmt: skip
+    return dataclasses.replace(blank, members=pruned.kept)
+
+
+def evaluate_sizes(work: Work, ranked: Sequence[Head]) -> None:
+    """The curves: the first so many ranked sites kept alone, and knocked out."""
+    sizes = circuit_sizes(len(ranked), work.options.shares)
+    work.progress.stage(f"judging {2 * len(sizes)} sets of {', '.join(map(str, sizes))} sites")
+    work.progress.start(2 * len(sizes), 2.0 * len(sizes))
+    work.evaluate("full", (), ranking=True)
+    work.evaluate("empty", ranked, ranking=True)
+    for size in sizes:
+        for mode, removed in (("keep", ranked[size:]), ("knock_out", ranked[:size])):
+            if (name := set_name(mode, size, len(ranked))) not in ("full", "empty"):
+                work.evaluate(name, removed, ranking=True)
+    work.folder.save(sizes=sizes, n_sites=len(ranked))
+
+
+def evaluate_members(work: Work, circuit: Circuit, *, thoroughly: bool) -> None:
+    """The circuit kept alone and knocked out, beside random sets; `thoroughly`, its minimality and completeness too."""
+    options, members, all_sites = work.options, circuit.members, circuit.all_sites
+    left_out = _drawn(members, options.minimality, options.seed) if thoroughly else ()
+    n_draws = options.draws if thoroughly else 0
+    n_sets = 4 + options.randoms + len(left_out) + 2 * n_draws
+    work.progress.stage(f"judging the circuit of {len(members)} sites: {n_sets} sets")
+    work.progress.start(n_sets, float(n_sets))
+    work.evaluate("full", (), ranking=True)
+    work.evaluate("empty", all_sites, ranking=True)
+    work.evaluate("circuit", circuit.others, ranking=True)
+    work.evaluate("circuit knocked out", members, ranking=True)
+    for number in range(options.randoms):
+        work.evaluate(f"random {number + 1}", without(all_sites, _random(circuit, options.seed, number)))
+    for site in left_out:
+        work.evaluate(f"without {site_name(site)}", (*circuit.others, site))
+    for number in range(n_draws):
+        part = _part(members, options.seed, number)
+        work.evaluate(f"circuit without part {number + 1}", (*circuit.others, *part))
+        work.evaluate(f"model without part {number + 1}", part)
+    work.folder.save(
+        members=members, n_all_sites=len(all_sites), left_out=left_out, n_draws=n_draws, n_randoms=options.randoms
+    )
+
+
+def finish(work: Work, circuit: Circuit) -> Circuit:
+    """Write the circuit with its faithfulness, and mark the folder as complete."""
+    metrics, prepared = work.metrics(), work.prepared
+    found = {
+        metric: {
+            "value": metrics.value("circuit", metric).as_dict(),
+            "full": metrics.value("full", metric).as_dict(),
+            "empty": metrics.value("empty", metric).as_dict(),
+            "faithfulness": metrics.faithfulness("circuit", metric).as_dict(),
+            "knocked_out": metrics.faithfulness("circuit knocked out", metric).as_dict(),
+        }
+        for metric in metrics.metrics
+    }
+    where = {
+        "data": prepared.loaded.name, "negatives": prepared.loaded.pairs[0].negative_kind,
+        "prompt": f"{prepared.renderer.template.format}-{prepared.renderer.template.order}",
+        "n_queries": metrics.n_queries, "n_pairs": metrics.n_pairs,
+    }  # fmt: skip
+    done = dataclasses.replace(circuit, faithfulness={**where, "metrics": found})
+    done.save(work.folder.directory / CIRCUIT_NAME)
+    work.folder.save(status="complete")
+    return done
+
+
+def _parted(
+    prepared: Prepared, circuit: Circuit, options: CircuitOptions, progress: Progress
+) -> tuple[list[AlignedPair], list[AlignedPair]]:
+    """The pairs that give values, and those that are evaluated; of queries that did not select."""
+    selected = set(circuit.selection.values())
+    pool = [pair for pair in prepared.aligned if pair.query_text not in selected]
+    if n_gone := len(prepared.aligned) - len(pool):
+        progress.warn(f"{n_gone} pairs are of queries that selected the circuit, and are not evaluated")
+    queries = sorted({pair.query_id for pair in pool})
+    n_reference = 0 if options.kind == "zero" else options.reference
+    if len(queries) <= n_reference:
+        raise InputError(
+            f"{prepared.loaded.name}: {len(queries)} queries are left beside the {len(selected)} that selected, and "
+            f"{n_reference} of them would give the ablation's values: give more data, a lower --reference, or a run of "
+            "fewer pairs (--select 0.5 chooses by half of the run's queries)"
+        )
+    order = np.random.default_rng(options.seed).permutation(len(queries))
+    giving = {queries[i] for i in order[:n_reference]}
+    evaluated = [pair for pair in pool if pair.query_id not in giving]
+    return [pair for pair in pool if pair.query_id in giving], evaluated[: options.pairs]
+
+
+def _drawn(members: Sequence[Head], most: int, seed: int) -> tuple[Head, ...]:
+    """All members, or so many drawn at random, in their order."""
+    if len(members) <= most:
+        return tuple(members)
+    drawn = np.random.default_rng(seed).choice(len(members), size=most, replace=False)
+    return tuple(members[i] for i in sorted(drawn))
+
+
+def _part(members: Sequence[Head], seed: int, number: int) -> tuple[Head, ...]:
+    """Each member with probability one half; at least one."""
+    generator = np.random.default_rng((seed, number))
+    while True:
+        taken = generator.random(len(members)) < 0.5
+        if taken.any():
+            return tuple(site for site, take in zip(members, taken, strict=True) if take)
+
+
+def _random(circuit: Circuit, seed: int, number: int) -> tuple[Head, ...]:
+    """Sites drawn at random, as many at each region as the circuit has."""
+    generator = np.random.default_rng((seed, number, 1))
+    drawn: list[Head] = []
+    for region, n in sorted(Counter(site.region for site in circuit).items()):
+        here = [site for site in circuit.all_sites if site.region == region]
+        drawn += [here[i] for i in generator.choice(len(here), size=n, replace=False)]
+    return tuple(drawn)

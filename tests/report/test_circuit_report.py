@@ -1,0 +1,128 @@
+"""The page of a circuit, from rows made up here: what it says, draws and warns of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_report_browser import Opened, browser
+
+from relscope.analysis import Circuit, Head
+from relscope.errors import InputError
+from relscope.report import build_circuit_report
+from relscope.results import RunError, create_or_resume_circuit
+
+__all__ = ["browser"]
+
+SIZES, N_PAIRS = [1, 2, 4], 12
+MEMBERS = (Head(1, 0, "last"), Head(0, 1, "last"))
+# How far LDs of relevant and other documents are apart without a set.
+GAPS = {
+    "full": 4.0, "empty": 0.0, "keep 1": 1.0, "keep 2": 3.0, "knock_out 1": 2.5, "knock_out 2": 0.5, "circuit": 3.0,
+    "circuit knocked out": 0.48, "random 1": 0.25, "without L1H0@last": 1.0, "without L0H1@last": 3.0,
+    "circuit without part 1": 1.0, "model without part 1": 2.0,
+}  # fmt: skip
+
+
+def circuit_folder(directory: Path, settings: dict[str, Any] | None = None, **facts: Any) -> Path:
+    identity = {"options": {"seed": 0}}
+    names = [f"q{i}:0" for i in range(N_PAIRS)]
+    circuit = Circuit(
+        members=MEMBERS, regions=("last",), n_layers=2, n_heads=2,
+        model={"name": "<b>m</b>", "kind": "folder", "adapter": None, "fingerprint": "f" * 64}, loading={"model": "m"},
+        prompt={"format": "pointwise", "order": "dqi"}, data={"source": "d", "sha256": "0"},
+        selection={"s": "text"}, ablation={"kind": "mean", "positions": "region"},
+        settings=settings or {"threshold": 0.7},
+        faithfulness={"data": "d", "prompt": "pointwise-dqi", "negatives": "hard", "n_queries": 12, "n_pairs": 12},
+    )  # fmt: skip
+    with create_or_resume_circuit(directory, identity, {}) as folder:
+        noise = np.random.default_rng(0).normal(0, 0.2, N_PAIRS)
+        for name, gap in GAPS.items():
+            spread = noise * gap
+            folder.add(
+                {
+                    "step": ["evaluate"] * N_PAIRS, "set": [name] * N_PAIRS, "n_ablated": [1] * N_PAIRS,
+                    "ablated": [name] * N_PAIRS, "pair_id": names, "ld_clean": gap / 2 + spread,
+                    "ld_corrupted": -gap / 2 - spread,
+                }
+            )  # fmt: skip
+        folder.save(
+            status="complete", query_of={name: name[:-2] for name in names}, sizes=SIZES, n_randoms=1, n_draws=1,
+            left_out=MEMBERS, n_reference_queries=3, n_selection_queries=1, n_excluded=0,
+            grown={"n_sites": 3, "faithfulness": 0.81}, pruned={"n_sites": 2, "faithfulness": 0.8, "n_tried": 2,
+                                                                "n_untried": 0}, **facts,
+        )  # fmt: skip
+    circuit.save(directory / "circuit.json")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return circuit_folder(tmp_path_factory.mktemp("circuit") / "c")
+
+
+def test_the_findings_are_computed_from_the_rows(folder: Path) -> None:
+    summary = build_circuit_report(folder)
+    assert summary.findings == (
+        "2 sites of 4 keep f = 0.75 of the difference of LD",
+        "Without them f = 0.12 is left",
+        "Random sets of this size keep 0.06 to 0.06",
+        "Of 2 members left out one by one, 1 are needed",
+        "Random parts taken out of circuit and model leave them up to 0.25 apart",
+    )
+    (ld, *_) = summary.contents.areas
+    # f = 0.25, 0.75, 1 at shares 0.25, 0.5, 1, for every resample: all gaps have one spread.
+    assert ld.cpr.value == pytest.approx(0.25 * 0.5 + 0.5 * 0.875, abs=1e-6)
+    assert ld.cmd.value == pytest.approx(0.25 * 0.5 + 0.5 * 0.125, abs=1e-6)
+    curves = pd.read_csv(folder / "curves.csv")
+    kept = curves[(curves["mode"] == "keep") & (curves["metric"] == "ld_gap")]
+    assert kept["faithfulness"].tolist() == pytest.approx([0, 0.25, 0.75, 1.0], abs=1e-6)
+
+
+def test_the_page_escapes_names_and_warns_of_what_was_left_open(folder: Path, tmp_path: Path) -> None:
+    text = build_circuit_report(folder).report.read_text()
+    assert "<b>m</b>" not in text
+    assert "&lt;b&gt;m&lt;/b&gt;" in text
+    assert build_circuit_report(folder).caveats == ("Heads at the template's own words are never ablated",)
+    cut = circuit_folder(tmp_path / "cut", {"threshold": 0.9})
+    with create_or_resume_circuit(cut, {"options": {"seed": 0}}, {}) as opened:
+        opened.save(pruned={"n_sites": 2, "faithfulness": 0.8, "n_tried": 2, "n_untried": 2})
+    assert build_circuit_report(cut).caveats[:1] == ("The circuit keeps less than what was searched for",)
+    assert "Pruning was cut short" in build_circuit_report(cut).caveats
+
+
+def test_folders_that_are_not_whole_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder of a circuit"):
+        build_circuit_report(tmp_path)
+    growing = circuit_folder(tmp_path / "growing")
+    with create_or_resume_circuit(growing, {"options": {"seed": 0}}, {}) as opened:
+        opened.save(status="running")
+    with pytest.raises(InputError, match="is not complete; finish it by giving `relscope circuit` again"):
+        build_circuit_report(growing)
+    twice = circuit_folder(tmp_path / "twice")
+    part = twice / "rows" / "00000-verdicts.parquet"
+    (twice / "rows" / "00099-verdicts.parquet").write_bytes(part.read_bytes())
+    with pytest.raises(RunError, match="set 'full' is stored twice"):
+        build_circuit_report(twice)
+    (twice / "rows" / "00099-verdicts.parquet").rename(twice / "rows" / "mine.parquet")
+    with pytest.raises(RunError, match=r"mine\.parquet: not a part of a circuit's rows"):
+        build_circuit_report(twice)
+    (tmp_path / "manifest.json").write_text(json.dumps({"identity": {}}))
+    with pytest.raises(InputError, match="is no manifest of a circuit"):
+        build_circuit_report(tmp_path)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+def test_the_page_draws_every_curve_without_a_problem_or_a_request(
+    browser: Any, folder: Path, width: int, scheme: str
+) -> None:
+    report = build_circuit_report(folder).report
+    with Opened(browser, report, width, scheme) as page:
+        assert page.tab.locator(".plot .scatterlayer .point").count() == 4 * 2 * len(SIZES)
+        assert page.problems == []
+        assert [url for url in page.requests if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
+        page.assert_within(width)
