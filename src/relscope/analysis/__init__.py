@@ -13,6 +13,7 @@ from relscope.analysis.changes import (
     part_moves,
     weight_moves,
 )
+from relscope.analysis.chosen_heads import BY_INTERACTION, chosen_heads
 from relscope.analysis.differences import (
     DIFFERENCE_COLUMNS,
     effect_differences,
@@ -59,6 +60,7 @@ from relscope.analysis.similarity import MEASURES, RBO_P, Chance, Similarity, ra
 from relscope.analysis.stability import Stability, split_half_stability
 
 __all__ = [
+    "BY_INTERACTION",
     "DIFFERENCE_COLUMNS",
     "EFFECT_COLUMNS",
     "HEAD_CHANGE_COLUMNS",
@@ -92,6 +94,7 @@ __all__ = [
     "bootstrap_weights",
     "bottom_set",
     "check_measures",
+    "chosen_heads",
     "clean_minus_corrupted",
     "compare_rankings",
     "effect_differences",

@@ -21,6 +21,7 @@ from relscope.models.lora import LoraSettings, TunableJudge
 from relscope.models.norms import LinearNorm, linear_norm
 from relscope.models.patching import hook, patched
 from relscope.models.projections import ParameterPart, parameter_parts
+from relscope.models.query_attention import QueryAttention, query_attention
 from relscope.models.receiving import AlteredHeads
 from relscope.models.recording import RecordedRun
 from relscope.models.rows import Joining, Piece, goes_by_rows
@@ -55,6 +56,7 @@ __all__ = [
     "ParameterPart",
     "Piece",
     "PositionEdit",
+    "QueryAttention",
     "RecordedRun",
     "Replacement",
     "Treatment",
@@ -72,6 +74,7 @@ __all__ = [
     "load_tokenizer",
     "parameter_parts",
     "patched",
+    "query_attention",
     "source_edges",
     "split_adapter",
 ]
