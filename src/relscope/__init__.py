@@ -12,6 +12,7 @@ from relscope.version import __version__
 if TYPE_CHECKING:
     from relscope.analysis import (
         HeadSet,
+        chosen_heads,
         compare_rankings,
         judge_quality,
         matched_sets,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         patch_pair,
         patch_pairs,
         reference_of,
+        relevance_scores,
         transfer_pair,
     )
     from relscope.models import check_contract, load_judge, load_judges
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from relscope.tuning import TuneConfig, tune
 
 _ROOM_OF = {
+    "chosen_heads": "analysis",
     "compare_rankings": "analysis",
     "judge_quality": "analysis",
     "ranking_values": "analysis",
@@ -68,6 +71,7 @@ _ROOM_OF = {
     "load_pairs": "data",
     "ablated": "interventions",
     "reference_of": "interventions",
+    "relevance_scores": "interventions",
     "Joint": "interventions",
     "Site": "interventions",
     "all_sites": "interventions",
@@ -118,6 +122,7 @@ __all__ = [
     "build_report",
     "build_similarity_report",
     "check_contract",
+    "chosen_heads",
     "compare_models",
     "compare_rankings",
     "evaluate",
@@ -137,6 +142,7 @@ __all__ = [
     "ranking_values",
     "reference_of",
     "region_sets",
+    "relevance_scores",
     "rerank",
     "run_study",
     "site_effects",

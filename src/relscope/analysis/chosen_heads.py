@@ -48,8 +48,7 @@ def chosen_heads(run: Run, k: int, *, by: str = "query", below: int | None = Non
         raise InputError(f"k is {k}; {run.directory} has measured {len(ranked)} heads by {by!r}{where}")
     region = "query" if by == BY_INTERACTION or "<-" in by else by
     members = tuple(
-        Head(int(layer), int(head), region)
-        for layer, head in zip(ranked["layer"][:k], ranked["head"][:k], strict=True)
+        Head(int(layer), int(head), region) for layer, head in zip(ranked["layer"][:k], ranked["head"][:k], strict=True)
     )
     name = f"{by}-{k}" if below is None else f"{by}-{k} below {below}"
     return HeadSet(name, members, tuple(dict.fromkeys(query_of.values())))

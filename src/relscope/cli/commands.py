@@ -279,6 +279,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a 
 app.command()(tuning.tune)
 app.command()(tuning.evaluate)
 app.command()(reranking.rerank)
+app.command()(reranking.heads)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:

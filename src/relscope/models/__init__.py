@@ -2,6 +2,7 @@
 
 from relscope.models.architectures import ARCHITECTURES, DecoderLayer
 from relscope.models.attention import MOST_SCORES, EditFunction
+from relscope.models.attention_reading import QueryAttention, query_attention
 from relscope.models.contract import Clause, Contract, check_contract
 from relscope.models.differences import BaseRows, linear_modules
 from relscope.models.edits import (
@@ -21,7 +22,6 @@ from relscope.models.lora import LoraSettings, TunableJudge
 from relscope.models.norms import LinearNorm, linear_norm
 from relscope.models.patching import hook, patched
 from relscope.models.projections import ParameterPart, parameter_parts
-from relscope.models.query_attention import QueryAttention, query_attention
 from relscope.models.receiving import AlteredHeads
 from relscope.models.recording import RecordedRun
 from relscope.models.rows import Joining, Piece, goes_by_rows

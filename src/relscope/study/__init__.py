@@ -1,8 +1,9 @@
 """The study: one frozen configuration, run to rows; and what can be asked before it runs."""
 
-from relscope.analysis import RankingComparison
+from relscope.analysis import HeadSet, RankingComparison, chosen_heads
 from relscope.prompts import print_prompt as show_prompt
 from relscope.prompts import read_yaml
+from relscope.results import open_run
 from relscope.study.checking import ModelCheck, check_model
 from relscope.study.comparing import compare_models
 from relscope.study.config import PROMPTS, Negatives, StudyConfig, config_problems, prompt_fields
@@ -36,6 +37,7 @@ __all__ = [
     "Edges",
     "Experiments",
     "Flow",
+    "HeadSet",
     "Heads",
     "Interaction",
     "JointHeads",
@@ -54,6 +56,7 @@ __all__ = [
     "StudyConfig",
     "Vocabulary",
     "check_model",
+    "chosen_heads",
     "compare_models",
     "config_problems",
     "error_of",
@@ -63,6 +66,7 @@ __all__ = [
     "hardware_names",
     "judge_pairs",
     "measure_reranked",
+    "open_run",
     "package_versions",
     "plan_study",
     "prepare",

@@ -133,7 +133,7 @@ def _rows_of(document: int, prompts: Sequence[Prompt], *, whole: bool) -> list[_
 def _row(of: Sequence[tuple[int, int, Prompt]], ids: Sequence[tuple[int, ...]]) -> _Row:
     """One row of prompts' tokens, each a prompt's first ones."""
     n_common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*ids, strict=False)))
-    n_common = min(n_common, *(len(own) - 1 for own in ids), n_common)
+    n_common = min(n_common, min(map(len, ids)) - 1)  # something is left of each
     row: list[int] = list(ids[0][:n_common])
     positions, branch, seen = list(range(n_common)), [0] * n_common, []
     for number, ((document, prompt_number, prompt), own) in enumerate(zip(of, ids, strict=True), start=1):
@@ -150,7 +150,7 @@ def _row(of: Sequence[tuple[int, int, Prompt]], ids: Sequence[tuple[int, ...]]) 
         row += own[n_common:]
         positions += range(n_common, len(own))
         branch += [number] * (len(own) - n_common)
-    n_shareable = min(n_common, *(of_prompt.query[0] + 1 for of_prompt in seen), n_common)
+    n_shareable = min(n_common, min(of_prompt.query[0] for of_prompt in seen) + 1)
     return _Row(tuple(row), tuple(positions), tuple(branch), n_shareable, tuple(seen))
 
 
@@ -174,7 +174,7 @@ class _EnoughError(Exception):
 
 @dataclass(frozen=True)
 class _Reading:
-    """Passes that are left at the last layer with a chosen head; `found` [reading, document, prompt, head] is filled."""
+    """Passes that are left at the last layer with a chosen head; they fill `found`."""
 
     judge: JudgeModel
     heads: Sequence[tuple[int, int]]
@@ -195,9 +195,9 @@ class _Reading:
 
     def _pass(self, rows: Sequence[_Row], n_before: int, going_on: dict[str, Any]) -> None:
         judge = self.judge
-        ids = judge.padded([row.ids[n_before:] for row in rows])
-        judge.check_length(n_before + ids.shape[1])
+        judge.check_length(max(max(row.positions) for row in rows) + 1)  # a row may have more tokens than positions
         reader = _Reader(rows, n_before, self.heads, self.found)
+        ids = reader.padded([row.ids[n_before:] for row in rows], 0).to(judge.device)
         with attention_replaced(judge.config, reader):
             try:
                 judge.decoder(
@@ -229,13 +229,14 @@ class _Reader:
         self._heads = {layer: [heads[i][1] for i in columns] for layer, columns in self._columns.items()}
         self._last = max(self._heads)
         self._masks: dict[int, tuple[Any, Tensor]] = {}
-        width = max(len(row.ids) for row in rows) - n_before
-        self.positions: Int[Tensor, "row pos"] = torch.zeros(len(rows), width, dtype=torch.long)
-        self._branch = torch.full((len(rows), width), _PADDING)
-        for number, row in enumerate(rows):
-            n = len(row.ids) - n_before
-            self.positions[number, :n] = torch.tensor(row.positions[n_before:]) - n_before
-            self._branch[number, :n] = torch.tensor(row.branch[n_before:])
+        self.positions = self.padded([[p - n_before for p in row.positions[n_before:]] for row in rows], 0)
+        self._branch = self.padded([row.branch[n_before:] for row in rows], _PADDING)
+
+    @staticmethod
+    def padded(rows: Sequence[Sequence[int]], padding: int) -> Int[Tensor, "row pos"]:
+        """Numbers of each token, as one tensor; on the right, where causal attention cannot see it, `padding`."""
+        longest = max(map(len, rows))
+        return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.long)
 
     def __call__(self, call: AttentionCall, /) -> Float[Tensor, "row pos head d_head"]:
         """The heads' outputs, each prompt of a row seeing no other."""
