@@ -31,6 +31,17 @@ INTERACTIONS = {
     frozenset(JOINT_HEADS): -1.0,
 }
 """Joint effect less the sum of the single ones, the same on every pair."""
+PATHS = {
+    ("embedding@document", "L1H1@query"): 0.5,
+    ("L1H1@query", "L2H0@query"): -0.25,
+    ("L2H0@query", "L3H1@last"): 1.5,
+    ("L2H0@query", "L3H1.k_view@query"): 0.1,
+    ("L2H0@query", "L3H1.v_view@query"): 1.25,
+    ("L1H1@query", "L3H1@last"): 0.001,
+}
+"""Effects of frozen paths, the same on every pair."""
+DIRECT_SHARE = 0.75
+"""Of a head's total effect at the last token."""
 ATTACK = "</script><img src=x onerror=alert(9)>"
 
 
@@ -40,13 +51,15 @@ def write_mechanism_run(directory: Path) -> Path:
     Planted: edges query<-document have exactly the effects of z at the query, and those of last<-query are 0.01 for
     every head but L0H2, whose is 1; s(q, d) with the positive document exceeds that with the negative by the effect of
     z at the query; in the clean run each head writes layer + head / 10 into LD, in the corrupted run nothing, and the
-    MLP of the last layer writes what is left; the logit lens reads 0 up to layer 1 and LD from layer 2 on.
+    MLP of the last layer writes what is left; of each head's effect at the last token DIRECT_SHARE is direct, and an
+    MLP's direct effect is 1 where its total is none; the logit lens reads 0 up to layer 1 and LD from layer 2 on.
     """
     run = open_run(write_synthetic_run(directory / "base", 24, LAYERS, HEADS, ("query", "last"), components=["z"]))
     identity = json.loads(json.dumps(run.manifest.identity))
     identity["config"]["experiments"] |= {
         "edges": {"edges": ["query<-document", "last<-query"], "components": ["scores"]},
         "joint": {"top": 2, "heads": None},
+        "paths": {"top": 2},
         "interaction": {},
         "vocabulary": {"regions": ["query", "last"]},
     }
@@ -59,6 +72,8 @@ def write_mechanism_run(directory: Path) -> Path:
             new.write_part(name, run.rows(name))
         new.write_part("edges", _edges(heads))
         new.write_part("joint", _joint(heads))
+        for name, part in _paths(heads).items():
+            new.write_part(name, part)
     for schema, table in (
         (INTERACTION, _interaction(heads)),
         (CONTRIBUTIONS, _contributions(heads)),
@@ -93,6 +108,29 @@ def _joint(heads: pd.DataFrame) -> pd.DataFrame:
         )
         for of_set in sets
     )
+
+
+def _paths(heads: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    at_last = heads[heads["region"] == "last"]
+    effect = at_last["ld_patched"].astype(np.float64) - at_last["ld_corrupted"]
+    of_heads = _patched(at_last.assign(experiment="direct"), DIRECT_SHARE * effect)
+    one_a_pair = at_last.drop_duplicates("pair_id")
+    of_mlps = [one_a_pair.assign(component="mlp_out", layer=layer, head=None) for layer in range(LAYERS)]
+    between = [
+        _patched(
+            one_a_pair.assign(
+                experiment="paths", component="frozen", region=None, src=src, dest=dest,
+                layer=int(src[1]) if src[0] == "L" else 0, head=int(src[3]) if src[0] == "L" else None,
+            ),
+            value,
+        )
+        for (src, dest), value in PATHS.items()
+    ]  # fmt: skip
+    return {
+        "direct": pd.concat([of_heads, *(_patched(of.assign(experiment="direct"), 1.0) for of in of_mlps)]),
+        "total": pd.concat([_patched(of.assign(experiment="total"), 0.0) for of in of_mlps]),
+        "paths": pd.concat(between),
+    }
 
 
 def _interaction(heads: pd.DataFrame) -> pd.DataFrame:

@@ -173,3 +173,19 @@ def test_runs_that_have_nothing_in_common_are_refused(changed: dict[str, str], m
 def test_a_run_without_effects_is_refused() -> None:
     with pytest.raises(InputError, match="the second run has no effects yet"):
         match_runs(run_of(sites_of(), noisy(np.ones(60), 2, 0)), run_of(sites_of().iloc[:0], np.zeros((0, 0))))
+
+
+def test_paths_are_listed_and_direct_effects_compared() -> None:
+    direct = sites_of(places=("last",), experiment="direct")
+    ends = {"region": None, "dest": "L5H1@last", "src": "L0H0@query"}
+    paths = sites_of((1, 2), ("last",), "paths", "frozen").assign(**ends)
+    both = flat(pd.concat([direct, paths], ignore_index=True))
+    matched, unmatched = match_runs(both, both)
+    assert [(one.experiment, one.places) for one in matched] == [("direct", ("last",))]
+    assert [(one.experiment, one.which, one.n_sites) for one in unmatched] == [
+        ("paths", "one", 2),
+        ("paths", "other", 2),
+    ]
+    assert {one.reason for one in unmatched} == {"each run chooses the heads of its paths itself"}
+    with pytest.raises(InputError, match="no experiment, direction and component in common"):
+        match_runs(flat(paths), flat(paths))

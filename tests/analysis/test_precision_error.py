@@ -36,6 +36,12 @@ def test_errors_and_effects_of_the_patches_that_were_measured_twice() -> None:
     assert found.sentence.startswith("2 patches measured again exactly: rms error 2.2e-01 logits, 14.14% of the rms")
 
 
+def test_direct_effects_and_paths_are_no_measurement_of_the_same_patch() -> None:
+    flow, again = rows("flow", [0.1]), rows("exact_sample", [0.0])
+    of_paths = [rows("direct", [5.0]), rows("paths", [7.0]).assign(region=None, dest="L2H1@last", src="L0H0@last")]
+    assert precision_error(pd.concat([*of_paths, flow, again])) == precision_error(pd.concat([flow, again]))
+
+
 def test_the_effect_of_a_noising_patch_starts_from_the_clean_run() -> None:
     both = [rows(name, [1.0], "noise") for name in ("flow", "exact_sample")]
     found = precision_error(pd.concat(both))

@@ -32,6 +32,7 @@ BAD_OPTIONS = [
     (["--components", "attn"], "component 'attn' does not exist: did you mean 'attn_out'?"),
     (["-e", "heads", "--components", "attn_out"], "--components: belongs to the experiment flow"),
     (["-e", "edges,joint"], "joint chooses its heads by their effects in the experiment heads"),
+    (["-e", "paths"], "paths chooses its heads by their effects in the experiment heads, which is not chosen"),
     (["-e", "edges", "--regions", "last"], "--regions: belongs to flow, heads, vocabulary, none of which is chosen"),
     (["-e", "interaction", "-p", "pointwise-qdi"], "experiments.interaction: needs the query behind the document"),
     (["--memory", "lots"], "memory: 'lots' is no amount of memory; write for example 1GiB"),

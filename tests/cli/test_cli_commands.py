@@ -232,6 +232,25 @@ def test_experiments_are_chosen_by_name_and_regions_go_to_those_that_have_them(
     ]  # fmt: skip
 
 
+def test_paths_are_planned_measured_and_reported(
+    relscope: Command, tiny_model_folder: Path, short_prompt: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "paths.yaml"
+    study.write_text("experiments: {heads: {regions: [last]}, paths: {top: 2, inputs: [q]}}\n")
+    words = [study, "-m", tiny_model_folder, "-n", "2", "-p", short_prompt]
+    planned = relscope("plan", *words)
+    assert planned.status == 0
+    assert relscope("run", *words, "-o", tmp_path / "run").status == 0
+    run = open_run(tmp_path / "run")
+    n_rows = run.rows().groupby("experiment", observed=True).size().to_dict()
+    # 4 layers of 4 heads, of two components and of the embedding; the two heads' one path, where they differ in layer
+    assert n_rows.pop("paths") >= 2 * 2
+    assert n_rows == {"judge": 2, "heads": 2 * 16, "direct": 2 * (16 + 8 + 1), "total": 2 * 8}
+    assert len(run.manifest.path_senders) == 2
+    assert '<section id="paths"' in (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert relscope("run", *words[1:], "-e", "paths", "-o", tmp_path / "other").status == 2
+
+
 def test_without_out_the_folder_is_named_after_model_data_and_prompt(
     relscope: Command, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ def test_it_prints_the_measures_beside_the_first_stages_and_writes_the_run(
     outcome = relscope(*words, "--measures", "nDCG@10, P(rel=2)@5", "-o", out)
     assert outcome.status == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert lines[0].endswith(" on demo: pointwise, order dqi, pointwise; 24 prompts for 24 documents of 4 queries")
+    assert lines[0].endswith(" on demo: pointwise-dqi, method pointwise; 24 prompts for 24 documents of 4 queries")
     assert lines[2].split() == ["measure", "BM25", "reranked", "difference", "p", "(t-test)", "p", "(sign", "flips)"]
     assert lines[3].startswith("nDCG@10 ")
     assert lines[4].startswith("P(rel=2)@5 ")
@@ -178,7 +178,7 @@ def test_heads_that_a_run_puts_first_rank_the_queries_that_did_not_choose_them(
     words = ["rerank", *model, "-n", 3, "--depth", 4, "--method", "attention"]
     outcome = relscope(*words, "--heads", file, "-o", tmp_path / "run.trec")
     assert outcome.status == 0, outcome.err
-    assert ": pointwise, order dqi, attention of query-3 below 2 (total, calibrated), read up to layer " in outcome.out
+    assert ": pointwise-dqi, method attention of query-3 below 2 (total, calibrated), read up to layer " in outcome.out
     assert "2 held_out" in outcome.err
     assert set(read_run(tmp_path / "run.trec")) == {"q03", "q04", "q05"}
     said = json.loads(relscope(*words, "--heads", file, "--reading", "largest", "--uncalibrated", "--json",

@@ -70,15 +70,17 @@ class Slow:
         return self._seen[component, layer]
 
     def mean(self, component: str, layer: int, prompt: Prompt) -> Tensor:
-        """The mean over all positions of the same region."""
+        """The mean over all positions of the same region; in `other`, over those at the same place."""
         seen = self.seen(component, layer)
-        means: dict[str, Tensor] = {}
-        for region in {region_at(prompt, position) for position in range(len(prompt))}:
-            means[region] = torch.stack(
-                [run[p] for run, of in zip(seen, self.of, strict=True)
-                 for p in range(len(of)) if region_at(of, p) == region]
-            ).mean(0)  # fmt: skip
-        return torch.stack([means[region_at(prompt, position)] for position in range(len(prompt))])
+        rows = []
+        for position in range(len(prompt)):
+            region = region_at(prompt, position)
+            place = prompt.region("other").index(position) if region == "other" else None
+            rows.append(torch.stack(
+                [run[p] for run, of in zip(seen, self.of, strict=True) for p in range(len(of))
+                 if region_at(of, p) == region and (place is None or of.region("other")[place] == p)]
+            ).mean(0))  # fmt: skip
+        return torch.stack(rows)
 
     def zero(self, component: str, layer: int, prompt: Prompt) -> Tensor:
         return torch.zeros(len(prompt), self.seen(component, layer)[0].shape[1])
@@ -212,6 +214,24 @@ def test_shared_beginnings_change_no_ablated_verdict(
         assert sizes[0][0] == 1
         assert sizes[0][1] >= judged[0].parts["document"].start
         assert sizes[1][0] == len(judged)
+
+
+def test_a_beginning_that_stays_as_it_is_is_shared_under_resampling_too(
+    judge: JudgeModel, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, sites = prompts_of(tiny_tokenizer, 0, "qdi"), [(1, 0, "document"), (2, 3, "last")]
+    of = reference_of(judge, prompts_of(tiny_tokenizer, 1, "qdi"), "resample")
+    sizes: list[tuple[int, int]] = []
+    with ablated(judge, sites, kind="resample", reference=of):
+        alone = [judge.relevance([prompt], ANSWERS).item() for prompt in judged]
+        monkeypatch.setattr(scoring, "_WORTH_SHARING", 1)
+        handle = judge.decoder.register_forward_pre_hook(
+            lambda _m, _a, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+        )
+        together = judge.relevance(judged, ANSWERS).tolist()
+        handle.remove()
+    assert together == pytest.approx(alone, abs=TOLERANCE)
+    assert sizes[0] == (1, judged[0].parts["document"].start)
 
 
 # One model is enough for what does not depend on the layout of its layers.
@@ -414,5 +434,5 @@ def test_sites_that_cannot_be_ablated_are_refused(llama: JudgeModel, site: Any) 
 def test_a_whole_region_is_one_part_of_itself() -> None:
     at = torch.arange(7)
     prompt = Prompt(tuple(at.tolist()), "", ((0, 0),) * 7, {}, {})
-    weights = references._Parts(1, frozenset()).weights(prompt)
+    weights = references._Parts({"other": 1, "last": 1}).weights(prompt)
     assert weights.sum(dim=1).tolist() == [1.0] * 7

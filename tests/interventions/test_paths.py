@@ -21,9 +21,9 @@ from relscope.interventions import (
     Site,
     all_sites,
     direct_effects,
-    patch_cost,
     patch_pair,
     patch_paths,
+    path_cost,
     paths,
     wavefront,
 )
@@ -198,8 +198,7 @@ def test_the_least_memory_changes_no_value(
 
     monkeypatch.setattr(JudgeModel, "advance", watched)
     monkeypatch.setattr(paths, "ROWS_PER_CHUNK", 1)
-    cost = patch_cost(judge, pair, [path.sender for path in of], restart=True)
-    least = cost.least_bytes + 2 * cost.patch_bytes
+    least = path_cost(judge, pair, of).least_bytes
     found = values(judge, pair, of, memory_bytes=least)
     # A document's suffix has room for one; at the last token alone, for one of each of its positions.
     longest = len(pair.clean.ids) - pair.differing[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from families import FAMILIES, N_HEADS, N_LAYERS, tiny_judge
 from reference_readouts import ReadoutReference
 from relscope.errors import InputError
 from relscope.interventions import Site, ablated
-from relscope.models import JudgeModel, attention_reading, query_attention
+from relscope.models import Contract, JudgeModel, attention_reading, query_attention
 from relscope.prompts import Prompt, PromptRenderer, PromptTemplate
 
 # Patterns are of order 1 in float32, after up to four layers of another attention code.
@@ -93,6 +94,7 @@ def test_a_pass_that_was_left_changes_no_verdict_that_follows(family: str, tiny_
 def test_a_document_is_run_once_for_all_its_queries_and_nothing_behind_them(tiny_tokenizer: Any) -> None:
     judge = tiny_judge("llama", tiny_tokenizer)
     prompts = prompts_of(tiny_tokenizer)[:1]
+    assert judge.contract.continuable  # its own passes are not to be counted
     sizes: list[int] = []
     judge.decoder.register_forward_pre_hook(
         lambda _m, _a, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
@@ -131,6 +133,7 @@ def test_where_the_length_of_a_pass_matters_each_prompt_is_run_alone_and_whole(
 ) -> None:
     judge, prompts = tiny_judge("llama", tiny_tokenizer), prompts_of(tiny_tokenizer)
     wanted = slow(judge, "llama", prompts)
+    assert judge.contract.continuable  # its own passes are not to be counted
     monkeypatch.setattr(judge, "length_matters", True)
     sizes: list[tuple[int, ...]] = []
     judge.decoder.register_forward_pre_hook(
@@ -153,6 +156,16 @@ def test_what_cannot_be_read_is_refused(tiny_tokenizer: Any) -> None:
         query_attention(judge, [[long]], [(0, 0)])
     with ablated(judge, [Site("z", 0, "all", 0)], kind="zero"), pytest.raises(InputError, match="leave ablated"):
         query_attention(judge, prompts, [(0, 0)])
+
+
+def test_a_model_whose_patterns_do_not_sum_to_1_is_refused(
+    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = tiny_judge("llama", tiny_tokenizer)
+    clauses = [replace(clause, ok=clause.name != "patterns") for clause in judge.contract.clauses]
+    monkeypatch.setattr(judge, "contract", Contract(tuple(clauses)))
+    with pytest.raises(InputError, match="fails the contract's clause 'patterns'"):
+        query_attention(judge, prompts_of(tiny_tokenizer), [(0, 0)])
 
 
 def test_no_documents_have_no_attention(tiny_tokenizer: Any) -> None:

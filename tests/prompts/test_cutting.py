@@ -40,7 +40,7 @@ def test_the_cut_is_the_longest_beginning_that_fits(any_tokenizer: Any, format: 
 
 def test_a_text_that_fits_is_left_as_it_is_however_long_it_is(tiny_tokenizer: Any) -> None:
     renderer = PromptRenderer(tiny_tokenizer, PromptTemplate(max_document_tokens=4))
-    assert render_cut(renderer, "cat", "The cat")[0] == "The cat"
+    assert render_cut(renderer, "cat", "  The cat\n")[0] == "The cat"
     # one token of many characters: what is read first, 4 x 16 characters, is less than what fits
     spaces = "The" + " " * 500 + "cat"
     head, prompt = render_cut(renderer, "cat", spaces)

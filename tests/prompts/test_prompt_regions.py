@@ -73,6 +73,14 @@ def test_query_document_instruction_last_and_other_cover_every_position() -> Non
         assert {position for name in names for position in prompt.region(name)} == set(range(len(prompt)))
 
 
+@pytest.mark.parametrize("prompt", [POINTWISE, PAIRWISE])
+def test_each_position_has_one_region_of_the_partition(prompt: Prompt) -> None:
+    found = prompt.partition()
+    assert found[-1] == "last"  # also where the last token lies in a part, as in the pairwise prompt
+    for name in ("query", *prompt.documents, "instruction", "other"):
+        assert [p for p, of in enumerate(found) if of == name] == [p for p in prompt.region(name) if p < len(found) - 1]
+
+
 def test_every_listed_region_is_known() -> None:
     assert len(REGIONS) == len(set(REGIONS))
     assert set(DEFAULT_REGIONS) <= set(REGIONS)

@@ -38,6 +38,11 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def mechanism_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return page_only(write_mechanism_run(tmp_path_factory.mktemp("mechanism")))
+
+
 class Opened:
     """A report in a tab, with everything that went wrong in it."""
 
@@ -117,8 +122,8 @@ def test_the_page_draws_every_map_and_reports_no_problem(opened: Opened) -> None
     assert opened.problems == []
 
 
-def test_lines_points_and_matrices_are_drawn_and_answer_the_pointer(browser: Any, tmp_path: Path) -> None:
-    with Opened(browser, page_only(write_mechanism_run(tmp_path))) as mechanism:
+def test_lines_points_and_matrices_are_drawn_and_answer_the_pointer(browser: Any, mechanism_report: Path) -> None:
+    with Opened(browser, mechanism_report) as mechanism:
         drawn = mechanism.tab.locator
         # a mean, and the two ends of its band, for each of two lines
         assert drawn("#lens-0 .scatterlayer .js-line").count() == 6
@@ -129,9 +134,44 @@ def test_lines_points_and_matrices_are_drawn_and_answer_the_pointer(browser: Any
         assert mechanism.point_at("edge-1", 0, 2).startswith("L0H2, scores last<-query")
         assert mechanism.problems == []
         assert mechanism.beyond_the_edge() == []
-    with Opened(browser, tmp_path / "run" / "report.html", width=390) as phone:
+    with Opened(browser, mechanism_report, width=390) as phone:
         assert phone.beyond_the_edge() == []
         assert phone.problems == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (360, "light"), (1280, "dark"), (1280, "light")])
+def test_the_graph_of_paths_is_legible_and_within_the_page(
+    browser: Any, mechanism_report: Path, width: int, scheme: str
+) -> None:
+    with Opened(browser, mechanism_report, width, scheme) as page:
+        page.assert_within(width)
+        seen = page.tab.evaluate(
+            """() => {
+                const graph = document.querySelector(".path-graph"), box = graph.getBoundingClientRect();
+                const text = graph.querySelector(".node text"), style = getComputedStyle(text);
+                const under = getComputedStyle(graph.querySelector(".node rect")).fill;
+                const line = getComputedStyle(graph.querySelector(".up .line")).stroke;
+                return {left: box.left, right: box.right, height: text.getBoundingClientRect().height,
+                        colours: [style.fill, under, line, getComputedStyle(document.body).backgroundColor]};
+            }"""
+        )
+        assert 0 <= seen["left"] < seen["right"] <= width
+        assert 9 <= seen["height"] <= 24  # pixels
+        text, node, line, ground = seen["colours"]
+        assert contrast(text, node) >= 4.5
+        assert contrast(line, ground) >= 3
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours as CSS gives them (WCAG 2, relative luminance)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
 
 
 def test_nothing_but_the_page_itself_is_requested(opened: Opened, report: Path) -> None:

@@ -21,7 +21,7 @@ from relscope.report.written import remainder_words, shown_token
 from relscope.results import CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY, open_run, read_readout, write_readout
 from synthetic_mechanism import ATTACK, HEADS, INTERACTIONS, JOINT_HEADS, LAYERS, SINGLES, write_mechanism_run
 
-SECTIONS = ("written", "edges", "scores", "joint")
+SECTIONS = ("written", "edges", "scores", "joint", "paths")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_run_without_them_has_none_of_the_sections(page: Page) -> None:
 
 def test_the_sections_follow_the_heads_in_the_order_of_the_paper(mechanism_page: Page) -> None:
     shown = re.findall(r'<section id="(\w+)"', mechanism_page.html)
-    assert shown[shown.index("heads") :][:6] == ["heads", *SECTIONS, "prompts"]
+    assert shown[shown.index("heads") :][:7] == ["heads", *SECTIONS, "prompts"]
     linked = re.findall(r'<li><a href="#(\w+)"', mechanism_page.html)
     assert linked == shown
 
@@ -239,13 +239,15 @@ def test_readouts_are_read_or_not_yet_and_never_rows(mechanism_run: Path, tmp_pa
     assert steps["vocabulary"] == "vocabulary: read"
 
 
-@pytest.mark.parametrize("kept", [{"judge"}, {"judge", "edges"}, {"judge", "joint"}, {"judge", "heads"}])
+@pytest.mark.parametrize(
+    "kept", [{"judge"}, {"judge", "edges"}, {"judge", "joint"}, {"judge", "heads"}, {"judge", "paths", "direct"}]
+)
 def test_each_section_stands_without_the_others(mechanism_run: Path, tmp_path: Path, kept: set[str]) -> None:
     directory = changed_run(mechanism_run, tmp_path / "run", lambda rows: rows[rows["experiment"].isin(kept)])
     shutil.copytree(mechanism_run / "readouts", directory / "readouts")
     page = Page.read(page_only(directory))
     shown = {name for name in SECTIONS if f'<section id="{name}"' in page.html}
-    assert shown == {"written", "scores"} | (kept & {"edges", "joint"})
+    assert shown == {"written", "scores"} | (kept & {"edges", "joint", "paths"})
     ranked = "by effect of z at the query" if "heads" in kept else "by direct contribution to the gap"
     assert ranked in " ".join(page.text.split())
     assert bool(page.data["points"]) == ("heads" in kept)

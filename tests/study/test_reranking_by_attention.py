@@ -96,6 +96,15 @@ def test_scores_are_kept_under_their_name_and_not_mixed_with_those_of_other_head
             rerank(judge, demo, template, dataclasses.replace(options, **changed), folder=tmp_path / "kept")
 
 
+def test_heads_that_the_model_does_not_have_are_refused_before_anything_is_made(
+    judge: JudgeModel, demo: Collection, tmp_path: Path
+) -> None:
+    heads = HeadSet("other", (Head(0, 0, "query"), Head(99, 0, "query")))
+    with pytest.raises(InputError, match="layer 99, head 0 does not exist"):
+        rerank(judge, demo, PromptTemplate(**SHORT), Reranking(method="attention", heads=heads), folder=tmp_path / "v")
+    assert not (tmp_path / "v").exists()
+
+
 def test_options_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(InputError, match="with the method attention no heads are given; relscope heads RUN"):
         Reranking(method="attention")

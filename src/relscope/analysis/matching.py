@@ -11,7 +11,8 @@ Sites are matched within an experiment, direction and component:
 
 Places of the same name are matched. A pairwise prompt has documents A and B: where one run has `document_a` and no
 `document`, and the other `document` and no `document_a`, they are matched, since both hold the positive document of the
-clean prompt. What only one run has is listed, never dropped in silence.
+clean prompt. What only one run has is listed, never dropped in silence; so are paths, which each run measures between
+heads of its own.
 
 Cost: no forward pass; the sites (not the pairs) are gone through once.
 """
@@ -30,6 +31,7 @@ from scipy import sparse
 from relscope.analysis.regions import disjoint, region_key
 from relscope.analysis.site_changes import SiteChanges, site_changes
 from relscope.errors import InputError
+from relscope.results import PATHS
 
 GROUP: Final = ["experiment", "direction", "component"]
 _TARGET = ["layer", "head", "place"]
@@ -127,14 +129,17 @@ def match_runs(one: RunEffects, other: RunEffects) -> tuple[list[Matched], list[
     """
     tables = {"one": _table(one), "other": _table(other)}
     groups = {which: _groups(table) for which, table in tables.items()}
-    common = [key for key in groups["one"] if key in groups["other"]]
+    common = [key for key in groups["one"] if key in groups["other"] and key[0] != PATHS]
     if not common:
         raise InputError(_nothing_common(tables["one"], tables["other"]))
     unmatched = []
-    for which, rest in (("one", "other"), ("other", "one")):
-        for key, sites in groups[which].items():
-            if key not in groups[rest]:
-                unmatched += _only(key, sites, which, "the other run has no such effects")  # type: ignore[arg-type]
+    for which, of_run in groups.items():
+        for key, sites in of_run.items():
+            if key in common:
+                continue
+            own = key[0] == PATHS
+            reason = "each run chooses the heads of its paths itself" if own else "the other run has no such effects"
+            unmatched += _only(key, sites, which, reason)  # type: ignore[arg-type]
     matched = []
     for key in common:
         found, left = _match(key, (one, groups["one"][key]), (other, groups["other"][key]))
@@ -152,6 +157,7 @@ def _table(run: RunEffects) -> pd.DataFrame:
     """The run's sites with their place; the index is the row of `changes.patched`."""
     sites = run.changes.sites
     edges = sites["dest"].astype(object) + "<-" + sites["src"].astype(object)
+    edges = edges.where(sites["experiment"] != PATHS)
     place = sites["region"].where(sites["region"].notna(), edges)
     return sites.assign(place=place.where(place.notna(), "everywhere").astype(str))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from relscope.results import EXACT_SAMPLE, NO_EFFECTS, key_index
+from relscope.results import DIRECT, EXACT_SAMPLE, NO_EFFECTS, PATHS, key_index
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def precision_error(rows: pd.DataFrame) -> PrecisionError | None:
         rows: of all experiments; those of `exact_sample` are the exact ones.
     """
     of = rows["experiment"].astype(str)
-    exact, measured = rows[of == EXACT_SAMPLE], rows[~of.isin(NO_EFFECTS)]
+    # Paths are always exact, and a direct effect goes by the same component and place as a total one.
+    exact, measured = rows[of == EXACT_SAMPLE], rows[~of.isin((*NO_EFFECTS, DIRECT, PATHS))]
     at = key_index(measured).get_indexer(key_index(exact))
     exact, measured = exact[at >= 0], measured.iloc[at[at >= 0]]
     if not len(exact):

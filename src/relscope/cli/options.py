@@ -74,7 +74,7 @@ Filter = Annotated[
 Experiments = Annotated[
     str | None,
     typer.Option("--experiments", "-e", rich_help_panel=_STUDY,
-                 help="Of flow, heads (the default: flow,heads), edges, joint, interaction, vocabulary."),
+                 help="Of flow, heads (the default: flow,heads), edges, joint, paths, interaction, vocabulary."),
 ]  # fmt: skip
 Regions = Annotated[
     str | None,

@@ -89,8 +89,7 @@ def rerank(
 
         chosen = None if heads is None else HeadSet.load(heads)
         options = Reranking(
-            method=method, depth=depth, top=top, queries=queries, run=run, heads=chosen,
-            reading=reading,
+            method=method, depth=depth, top=top, queries=queries, run=run, heads=chosen, reading=reading,
             calibrated=calibrated,
         )  # fmt: skip
         name = f"{o.folder_name(config)}-{options.method_of(config.prompt)}.trec"
@@ -129,7 +128,8 @@ def heads(
     file = out or Path("heads") / f"{o.source_name(str(run))}-{re.sub(r'[^A-Za-z0-9.]+', '-', chosen.name)}.json"
     chosen.save(file)
     OUT.print(f"{chosen.name}: {', '.join(f'L{head.layer}H{head.head}' for head in chosen)}", markup=False)
-    OUT.print(f"chosen by {len(chosen.chosen_on)} queries, which are not reranked\nheads: {file}", markup=False)
+    OUT.print(f"chosen by {len(chosen.chosen_on)} queries, which are not reranked", markup=False)
+    OUT.print(f"heads: {file}", markup=False)
 
 
 def _heads_json(options: Reranking) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _print(done: RerankRun, config: StudyConfig, options: Reranking) -> None:
         reading = f"{options.reading}, {'' if options.calibrated else 'not '}calibrated"
         how = f"{how} of {escape(options.heads.name)} ({reading}), read up to layer {last}"
     OUT.print(
-        f"{escape(config.model + adapter)} on {escape(config.data)}: {prompt.format}, order {prompt.order}, "
+        f"{escape(config.model + adapter)} on {escape(config.data)}: {prompt.format}-{prompt.order}, method "
         f"{how}; {reranked.n_prompts:,} prompts for {done.n_documents:,} documents of {done.n_queries:,} "
         "queries\n"
     )

@@ -10,7 +10,7 @@ from relscope.interventions.changes import (
     weight_changes,
 )
 from relscope.interventions.contributions import DirectContributions, direct_contributions, head_writes
-from relscope.interventions.cost import PatchCost, patch_cost, too_little_memory, transfer_cost
+from relscope.interventions.cost import PatchCost, patch_cost, path_cost, too_little_memory, transfer_cost
 from relscope.interventions.interaction import (
     InteractionScores,
     interaction_scores,
@@ -93,6 +93,7 @@ __all__ = [
     "patch_pair",
     "patch_pairs",
     "patch_paths",
+    "path_cost",
     "reference_of",
     "relevance_scores",
     "require_comparable_weights",

@@ -94,14 +94,18 @@ class _Ablation:
             for position in prompt.region(region):
                 regions_at[position].add(region)
         numbers = [self._numbers.setdefault(frozenset(at), len(self._numbers)) for at in regions_at]
-        # Where nothing is ablated nothing is asked of the reference.
-        cells = self._reference.cells(prompt) if self._reference is not None and self.places else [0] * len(prompt)
-        return list(zip(cells, numbers, strict=True))
+        if self._reference is None or not self.places:
+            return [(0, number) for number in numbers]
+        # Positions that stay as they are share a cell: prompts may then share them.
+        cells = self._reference.cells(prompt)
+        return [(cell if at or self._keep_only else 0, number)
+                for cell, at, number in zip(cells, regions_at, numbers, strict=True)]  # fmt: skip
 
     @contextlib.contextmanager
     def applied(self, treatments: Int[Tensor, "row pos 2"]) -> Iterator[None]:
         """Within the context, one pass is ablated."""
-        self._masks = {place: self._mask(place) for place in self.places}
+        if any(len(mask) < len(self._numbers) for mask in self._masks.values()) or not self._masks:
+            self._masks = {place: self._mask(place) for place in self.places}
         self._treatments = treatments
         try:
             yield

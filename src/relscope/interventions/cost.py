@@ -11,6 +11,7 @@ forward pass, the unit to compare with, is every position through every layer.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import nn
 
 from relscope.errors import InputError
 from relscope.interventions.placing import PlacedPatch, place_patches
+from relscope.interventions.routes import Path, find_routes
 from relscope.interventions.sites import Patch, Precision
 from relscope.interventions.wavefront import ROWS_PER_CHUNK, changed_rows
 from relscope.models import (
@@ -37,6 +39,9 @@ from relscope.prompts import AlignedPair
 _RESIDUALS_OF_CHUNK = 6
 _SCORES_OF_CHUNK = 3
 _SCORES_OF_EDITS = 5
+# What is held of each path at once: what its sender does, the run that goes on from its receiver, and that run again
+# while several are put together.
+RUNS_OF_PATH = 3
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,47 @@ def patch_cost(
 def transfer_cost(receiver: JudgeModel, pair: AlignedPair, patches: Sequence[Patch], *, restart: bool) -> PatchCost:
     """Count what `transfer_pair` will do for one prompt of one pair."""
     return _cost(receiver, place_patches(pair.clean, patches, 0), len(pair.clean.ids), restart=restart)
+
+
+def path_cost(judge: JudgeModel, pair: AlignedPair, paths: Sequence[Path]) -> PatchCost:
+    """Count what `patch_paths` will do for one pair: each path is a patch at its receiver, after the sender's share.
+
+    That share is the projections of the receiver's layer and, of open paths, the layers in between.
+    """
+    routes = find_routes(pair.clean, paths, pair.differing[0], judge.shape.n_layers)
+    n_tokens, per_layer = len(pair.clean.ids), _Layer(judge)
+    at_receivers = [PlacedPatch(route.sender.patch, (route.receiver,)) for route in routes]
+    cost = _cost(judge, at_receivers, n_tokens, restart=True)
+    flops, n_between = 0.0, 0
+    within = {
+        (route.sender, route.variant, route.receiver.layer, route.reads_from)
+        for route in routes
+        if route.receiver.component != "resid_pre"
+    }
+    flops += sum(n_tokens - first for *_, first in within) * per_layer.projections
+    # Attention of the one head, which a patch of its output does not compute.
+    first_rows = [route.receiver.positions[0] for route in routes if route.receiver.component == "z"]
+    flops += sum(n_tokens - first for first in first_rows) * per_layer.attended(n_tokens) / per_layer.n_heads
+    last_reader: dict[PlacedPatch, int] = {}
+    for route in routes:
+        if route.variant == "open":
+            last_reader[route.sender] = max(route.receiver.layer, last_reader.get(route.sender, 0))
+    for sender, last in last_reader.items():
+        n_layers = last - sender.layer
+        if only := sender.alone:
+            n_layers -= 1
+            flops += _patched_layer(per_layer, only, n_tokens, at_end=False)
+        n_between += n_layers * (n_tokens - sender.start)
+    suffixes = [n_tokens - sender.start for sender in {route.sender for route in routes}]
+    of_position = judge.shape.d_model * judge.dtype.itemsize
+    patch_bytes = RUNS_OF_PATH * max(suffixes, default=0) * of_position
+    return dataclasses.replace(
+        cost,
+        flops=cost.flops + flops + n_between * per_layer.row(n_tokens),
+        n_positions=cost.n_positions + n_between,
+        patch_bytes=patch_bytes,
+        patches_bytes=max(patch_bytes, sum(suffixes) * of_position + (RUNS_OF_PATH - 1) * cost.patches_bytes),
+    )
 
 
 def fit_together(memory_bytes: int, costs: Sequence[PatchCost]) -> bool:
@@ -235,6 +281,11 @@ class _Layer:
         if self._q_proj is None or is_edited:
             return self.mlp
         return self.mlp + self._q_proj + self.out_proj + self.attended(n_sources)
+
+    @property
+    def projections(self) -> float:
+        """Queries, keys and values of one position."""
+        return self._attention - self.out_proj
 
     def attended(self, n_sources: int) -> float:
         """Scores and weighted values of one position, over `n_sources` positions."""

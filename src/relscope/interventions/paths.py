@@ -17,7 +17,6 @@ recorded runs and a final norm each.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relscope.interventions.cost import memory_for_patches, patch_cost
+from relscope.interventions.cost import RUNS_OF_PATH, memory_for_patches, path_cost
 from relscope.interventions.patching import (
     DEFAULT_MEMORY_BYTES,
     PatchedPair,
@@ -40,10 +39,6 @@ from relscope.interventions.sites import Direction, Site
 from relscope.interventions.wavefront import ROWS_PER_CHUNK, Job, ResidOf, Resumed, changed_rows, sweep
 from relscope.models import AlteredHeads, JudgeModel, RecordedRun, Replacement
 from relscope.prompts import AlignedPair
-
-# What is held of each path at once: what its sender does, the run that goes on from its receiver, and that run again
-# while several are put together.
-_RUNS_OF_PATH = 3
 
 
 def patch_paths(
@@ -78,7 +73,7 @@ def patch_paths(
         judge.contract.require_readouts(judge.identity.name)
     else:
         judge.contract.require_paths(judge.identity.name)
-    max_bytes = _memory_for_paths(judge, pair, paths, memory_bytes)
+    max_bytes = memory_for_patches(memory_bytes, [path_cost(judge, pair, paths)]) // RUNS_OF_PATH
     routes = find_routes(pair.clean, paths, pair.differing[0], judge.shape.n_layers)
     clean, corrupted = judge.record_all([pair.clean.ids, pair.corrupted.ids], for_restart=not only_direct)
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
@@ -117,13 +112,6 @@ def direct_effects(
         InputError: as `patch_paths` does.
     """
     return patch_paths(judge, pair, [Path(site) for site in sites], direction=direction, memory_bytes=memory_bytes)
-
-
-def _memory_for_paths(judge: JudgeModel, pair: AlignedPair, paths: Sequence[Path], memory_bytes: int) -> int:
-    """What a bound leaves for each of the `_RUNS_OF_PATH`."""
-    cost = patch_cost(judge, pair, [path.sender for path in paths], restart=True)
-    cost = dataclasses.replace(cost, patch_bytes=_RUNS_OF_PATH * cost.patch_bytes)
-    return memory_for_patches(memory_bytes, [cost]) // _RUNS_OF_PATH
 
 
 @dataclass

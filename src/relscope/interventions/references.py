@@ -6,6 +6,8 @@ B equal parts of the region:
 
     mean, by region              the mean over all positions of the region in all prompts (B = 1)
     mean, by relative position   sum of w(p, b) a(p) / sum of w(p, b) for each part b; B = N_PARTS
+    both, in `other`             the mean of each position: a template's own tokens are the same in all prompts, and the
+                                 first of them, at which heads rest, is unlike the others
     mean, fixed                  the mean of each position, of prompts that are all equally long
     resample                     the activations of one other prompt, at the same relative position of the same region
 
@@ -19,8 +21,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -39,7 +41,6 @@ Positions = Literal["region", "relative", "fixed"]
 N_PARTS = 10
 """Equal parts of a region in which means by relative position are taken."""
 
-_REGIONS = ("query", "document", "document_a", "document_b", "instruction", "last", "other")
 _TOKENS_PER_BATCH = 2048
 
 
@@ -136,41 +137,47 @@ def reference_of(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Equal parts of each region: the cells of one region stand together."""
+    """Equal parts of each region that some reference prompt has: the cells of one region stand together."""
 
-    n_parts: int
-    seen: frozenset[str]  # regions that some reference prompt has
+    n_parts: Mapping[str, int]
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], n_parts: int) -> _Parts:
-        return cls(n_parts, frozenset(region for prompt in prompts for region in prompt.partition()))
+        tokens = [Counter(prompt.partition()) for prompt in prompts]
+        seen = dict.fromkeys(region for of in tokens for region in of)
+        n_scaffold = {of["other"] for of in tokens}
+        by_position = {"other": max(n_scaffold)} if len(n_scaffold) == 1 else {}
+        return cls({region: by_position.get(region, n_parts) for region in seen})
 
     @property
     def n_cells(self) -> int:
-        return len(_REGIONS) * self.n_parts
+        return sum(self.n_parts.values())
+
+    def _cells_of(self, region: str) -> range:
+        regions = list(self.n_parts)
+        first = sum(self.n_parts[before] for before in regions[: regions.index(region)])
+        return range(first, first + self.n_parts[region])
 
     def cells(self, prompt: Prompt) -> Sequence[int]:
         cells = [0] * len(prompt)
         for region, at in _by_region(prompt).items():
-            _require(region, self.seen)
-            first = _REGIONS.index(region) * self.n_parts
+            _require(region, self.n_parts)
+            there = self._cells_of(region)
             for i, position in enumerate(at):
-                cells[position] = first + _same_place(i, len(at), self.n_parts)
+                cells[position] = there[_same_place(i, len(at), len(there))]
         return cells
 
     def weights(self, prompt: Prompt) -> Float[Tensor, "pos cell"]:
         """The share of each position's token that lies in each part of its region."""
         weights = torch.zeros(len(prompt), self.n_cells)
-        parts = torch.arange(self.n_parts)
         for region, at in _by_region(prompt).items():
-            n, tokens = len(at), torch.arange(len(at))[:, None]
+            there = self._cells_of(region)
+            n, n_parts = len(at), len(there)
+            tokens, parts = torch.arange(n)[:, None], torch.arange(n_parts)
             # A region is n * n_parts units long, a token n_parts of them and a part n.
-            start, stop = (
-                torch.maximum(tokens * self.n_parts, parts * n),
-                torch.minimum((tokens + 1) * self.n_parts, (parts + 1) * n),
-            )
-            first = _REGIONS.index(region) * self.n_parts
-            weights[list(at), first : first + self.n_parts] = (stop - start).clamp(min=0) / self.n_parts
+            start = torch.maximum(tokens * n_parts, parts * n)
+            stop = torch.minimum((tokens + 1) * n_parts, (parts + 1) * n)
+            weights[list(at), there.start : there.stop] = (stop - start).clamp(min=0) / n_parts
         return weights
 
 

@@ -2,7 +2,7 @@
 
 from relscope.models.architectures import ARCHITECTURES, DecoderLayer
 from relscope.models.attention import MOST_SCORES, EditFunction
-from relscope.models.attention_reading import QueryAttention, query_attention
+from relscope.models.attention_reading import QueryAttention, check_readable, query_attention
 from relscope.models.contract import Clause, Contract, check_contract
 from relscope.models.differences import BaseRows, linear_modules
 from relscope.models.edits import (
@@ -63,6 +63,7 @@ __all__ = [
     "TunableJudge",
     "VerdictLint",
     "check_contract",
+    "check_readable",
     "goes_by_rows",
     "hook",
     "is_adapter_on",

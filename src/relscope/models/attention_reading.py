@@ -75,13 +75,10 @@ def query_attention(
         heads: layer and head of each.
 
     Raises:
-        InputError: the model has no such head, no head is given, a query does not stand behind its document, a prompt
-            is too long, or the model is being edited (an ablation).
+        InputError: as `check_readable`, a query does not stand behind its document, or a prompt is too long.
         UnsupportedAttentionError: the model's attention cannot be replaced.
     """
-    _check_heads(judge, heads)
-    if judge.edits:
-        raise InputError("attention is read of the model as it is: leave ablated(...) first")
+    check_readable(judge, heads)
     n_prompts = len(prompts[0]) if prompts else 0
     rows = [row for number, of in enumerate(prompts) for row in _rows_of(number, of, whole=judge.length_matters)]
     found = torch.zeros(2, len(prompts), n_prompts, len(heads))
@@ -284,7 +281,15 @@ def _attended(call: AttentionCall, mask: Bool[Tensor, "row pos src"]) -> Float[T
     return z.transpose(1, 2)
 
 
-def _check_heads(judge: JudgeModel, heads: Sequence[tuple[int, int]]) -> None:
+def check_readable(judge: JudgeModel, heads: Sequence[tuple[int, int]]) -> None:
+    """Refuse heads whose attention cannot be read.
+
+    Raises:
+        InputError: no head is given, the model has no such head, its attention patterns are none (contract), or it is
+            being edited (an ablation).
+    """
+    if judge.edits:
+        raise InputError("attention is read of the model as it is: leave ablated(...) first")
     if not heads:
         raise InputError("heads: none is given; name at least one")
     shape = judge.shape
@@ -294,3 +299,8 @@ def _check_heads(judge: JudgeModel, heads: Sequence[tuple[int, int]]) -> None:
                 f"heads: layer {layer}, head {head} does not exist: the model has {shape.n_layers} layers of "
                 f"{shape.n_heads} heads, both counted from 0"
             )
+    if not judge.contract.holds("patterns"):
+        raise InputError(
+            f"model {judge.identity.name!r} fails the contract's clause 'patterns' (attention patterns sum to 1), and "
+            "its attention cannot be taken for one"
+        )

@@ -39,6 +39,7 @@ def render_cut(renderer: PromptRenderer, query_text: str, text: str) -> tuple[st
     Raises:
         PartError: a text cannot be a part of the prompt (see `PromptRenderer.render`), or no cut makes it short enough.
     """
+    text = text.strip()
     names, most = renderer.template.documents, renderer.template.max_document_tokens
 
     def rendered(head: str) -> Prompt:

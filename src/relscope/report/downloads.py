@@ -1,4 +1,4 @@
-"""What can a reader take out of the page? The site effects always, the rows when they are small enough."""
+"""What can a reader take out of the page? All computed tables always, the rows when they are small enough."""
 
 from __future__ import annotations
 

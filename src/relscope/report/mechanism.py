@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from relscope.report import edges, facts, joint, scores, written
+from relscope.report import edges, facts, joint, paths, scores, written
 from relscope.report.findings import Finding
 from relscope.report.maps import Quantity
 from relscope.results import CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY, Run, read_readout
@@ -20,6 +20,7 @@ SECTIONS: Final = {
     "edges": "Edges",
     "scores": "Interaction score",
     "joint": "Joint patches",
+    "paths": "Paths",
 }
 _TABLES: Final = {"interaction": INTERACTION, "contributions": CONTRIBUTIONS, "lens": LENS, "vocabulary": VOCABULARY}
 
@@ -33,16 +34,35 @@ class Mechanism:
     edges: edges.Edges | None
     scores: scores.Scores | None
     joint: tuple[joint.JointSets, ...]
+    paths: tuple[paths.Paths, ...]
+    order: str
 
     @property
     def findings(self) -> list[Finding]:
         """Of every section, in the order of the page."""
         found = [*self.written.findings] if self.written else []
         found += [section.found for section in (self.edges, self.scores) if section]
-        several = len(self.joint) > 1
-        return found + [
-            Finding(f"{s.found.title} ({s.direction})", s.found.text) if several else s.found for s in self.joint
-        ]
+        for of_directions in (self.joint, self.paths):
+            several = len(of_directions) > 1
+            found += [
+                Finding(f"{s.found.title} ({s.direction})", s.found.text) if several else s.found for s in of_directions
+            ]
+        return found
+
+    @property
+    def tables(self) -> dict[str, tuple[pd.DataFrame, str]]:
+        """What a reader can take out beside the effects: the CSV file of each table, and what one row is."""
+        found: dict[str, tuple[pd.DataFrame, str]] = {}
+        if self.scores:
+            named = self.scores.heads.rename(columns={"mean": "interaction_score"})
+            found["interaction_scores.csv"] = named, "head"
+        if self.written:
+            found["direct_contributions.csv"] = self.written.parts, "part"
+        if self.paths:
+            found["direct_and_mediated.csv"] = pd.concat([of.splits for of in self.paths]), "module"
+            between = pd.concat([of.paths for of in self.paths])
+            found |= {"paths.csv": (between, "path")} if len(between) else {}
+        return found
 
 
 def read_mechanism(
@@ -63,6 +83,8 @@ def read_mechanism(
         edges=edges.read_edges(rows, effects, query_of, quantity, confidence),
         scores=scores.read_scores(tables["interaction"], rows, effects, query_of, confidence),
         joint=joint.read_joint(rows, run.manifest.joint_heads, query_of, confidence),
+        paths=paths.read_paths(rows, effects, query_of, confidence),
+        order=str(facts.lookup(run.manifest.identity, "prompt.order") or "dqi"),
     )
 
 
@@ -87,4 +109,6 @@ def mechanism_values(
         shown["joint"], matrices, curves = joint.joint_view(mechanism.joint)
         maps += matrices
         lines += curves
+    if mechanism.paths:
+        shown["paths"] = paths.paths_view(mechanism.paths, mechanism.order)
     return shown, {"maps": maps, "lines": lines, "points": points}

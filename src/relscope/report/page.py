@@ -185,6 +185,7 @@ def _lead(contents: Contents) -> str:
             ("which layers (at which parts of the prompt)", bool(contents.flow)),
             ("which attention heads", bool(contents.heads)),
             ("which attention edges", contents.mechanism.edges is not None),
+            ("which paths between heads", any(len(of.paths) for of in contents.mechanism.paths)),
         )
         if there
     ]
@@ -229,6 +230,9 @@ def _files(contents: Contents, parts: list[downloads.Linked], run_dir: Path, fig
     files = []
     if len(contents.effects):
         files.append((downloads.embedded_effects(contents.effects), "site"))
+    files += [
+        (downloads.embedded_table(name, table), noun) for name, (table, noun) in contents.mechanism.tables.items()
+    ]
     rows = downloads.embedded_rows(contents.rows)
     if rows is not None:
         files.append((rows, "row"))

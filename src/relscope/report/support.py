@@ -23,8 +23,9 @@ from relscope.analysis import (
 )
 from relscope.report import words
 from relscope.report.findings import Finding, estimate, estimate_of, place, strongest
+from relscope.results import DIRECT, PATHS, PathEnd
 
-SUPPORTED: Final = ("flow", "heads", "edges")
+SUPPORTED: Final = ("flow", "heads", "edges", DIRECT, PATHS)
 """Experiments of single sites; the sets of `joint` share their heads, so that counting them would count heads twice."""
 MOST_NAMED = 5
 RULE: Final = f"q ≤ {MOST_Q:g} and |IE| ≥ {LEAST_IE:g}"
@@ -49,7 +50,7 @@ class Support:
 def supports(
     rows: pd.DataFrame, effects: pd.DataFrame, query_of: Mapping[str, str], confidence: float
 ) -> list[Support]:
-    """What can be said for each direction of `flow`, `heads` and `edges`.
+    """What can be said for each direction of `flow`, `heads`, `edges` and both kinds of rows of `paths`.
 
     Args:
         rows: of the run.
@@ -103,10 +104,25 @@ def stability_words(stability: Stability, confidence: float) -> str:
 
 
 def site_name(site: Mapping[Any, Any]) -> str:
-    """`L12H3 at the last token`, `L12H3, scores, query<-document`, `mlp_out of layer 3 at the document`."""
+    """`L12H3 at the last token`, `L12H3, scores, query<-document`, `mlp_out of layer 3 at the document`, or a path."""
+    if site["experiment"] == PATHS:
+        return f"{path_name(site)} ({site['component']})"
     if pd.notna(site["head"]):
         name = words.head_name(int(site["layer"]), int(site["head"]))
         if site["dest"] is None:
             return f"{name} {place(str(site['region']))}"
         return f"{name} ({site['component']}, {site['dest']}<-{site['src']})"
     return f"{site['component']} of layer {int(site['layer'])} {place(str(site['region']))}"
+
+
+def path_name(path: Mapping[Any, Any]) -> str:
+    """`L8H11 query → L12H3 last`; a receiver's input stands behind its name."""
+    sender, receiver = (PathEnd.read(str(path[column])) for column in ("src", "dest"))
+    return f"{_end_name(sender)} → {_end_name(receiver)}"
+
+
+def _end_name(end: PathEnd) -> str:
+    if end.head is None:
+        return f"words {end.region}"
+    within = "" if end.component == "z" else f" {end.component}"
+    return f"{words.head_name(end.layer, end.head)}{within} {end.region}"

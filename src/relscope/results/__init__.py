@@ -18,6 +18,7 @@ from relscope.results.manifest import (
     identity_differences,
     identity_hash,
 )
+from relscope.results.path_ends import HEAD_INPUTS, PathEnd
 from relscope.results.readouts import (
     CONTRIBUTIONS,
     INTERACTION,
@@ -29,13 +30,16 @@ from relscope.results.readouts import (
 )
 from relscope.results.run import Run, create_or_resume, open_run
 from relscope.results.schema import (
+    DIRECT,
     DIRECTIONS,
     EXACT_SAMPLE,
     JOINT,
     KEY_COLUMNS,
     NO_EFFECTS,
+    PATHS,
     SCHEMA,
     SITE_COLUMNS,
+    TOTAL,
     VALUE_COLUMNS,
     key_index,
     rows_table,
@@ -44,16 +48,20 @@ from relscope.results.verdicts import Asked, Verdicts
 
 __all__ = [
     "CONTRIBUTIONS",
+    "DIRECT",
     "DIRECTIONS",
     "EXACT_SAMPLE",
     "HEAD_CHANGES",
+    "HEAD_INPUTS",
     "INTERACTION",
     "JOINT",
     "KEY_COLUMNS",
     "LENS",
     "NO_EFFECTS",
+    "PATHS",
     "SCHEMA",
     "SITE_COLUMNS",
+    "TOTAL",
     "VALUE_COLUMNS",
     "VOCABULARY",
     "WEIGHT_CHANGES",
@@ -64,6 +72,7 @@ __all__ = [
     "Lint",
     "Manifest",
     "PairRecord",
+    "PathEnd",
     "PromptSample",
     "Resumption",
     "Run",

@@ -82,7 +82,8 @@ class Manifest(_Record):
     `identity` has the entries config, model, data, prompt and relscope_version; it is kept as JSON sees it
     (tuples become lists). `identity_hash` may be left empty when a manifest is made; it is then computed.
     `joint_heads` are those that the experiment `joint` patches together, the largest single effect first, such as
-    "L12H3@last": chosen once, so that a run that is resumed goes on with the same. Times are ISO 8601.
+    "L12H3@last": chosen once, so that a run that is resumed goes on with the same; so are `path_senders` and
+    `path_receivers`, the heads between which the experiment `paths` patches. Times are ISO 8601.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -99,6 +100,8 @@ class Manifest(_Record):
     prompt_samples: list[PromptSample] = Field(default_factory=list)
     lints: list[Lint] = Field(default_factory=list)
     joint_heads: list[str] = Field(default_factory=list)
+    path_senders: list[str] = Field(default_factory=list)
+    path_receivers: list[str] = Field(default_factory=list)
     resumptions: list[Resumption] = Field(default_factory=list)
 
     @field_validator("identity", "environment")

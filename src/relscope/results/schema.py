@@ -50,6 +50,12 @@ EXACT_SAMPLE: Final = "exact_sample"
 """Patches of other experiments that were measured in less than full precision, measured again exactly."""
 JOINT: Final = "joint"
 """The experiment, and the component of its rows, that patches sets of heads together."""
+PATHS: Final = "paths"
+"""Patches of one head's output as one other head alone reads it: rows of the experiment of that name."""
+DIRECT: Final = "direct"
+"""Patches that the final norm alone sees: the other rows of the experiment `paths`."""
+TOTAL: Final = "total"
+"""Ordinary patches of the modules of `direct` that neither `flow` nor `heads` has."""
 NO_EFFECTS: Final = (JUDGE, EXACT_SAMPLE)
 """Experiments whose rows are no effects of their own."""
 
@@ -63,12 +69,16 @@ _GIVEN_BY_EXPERIMENT = {
     **{name: {"region", "head"} for name in _HEADS},
     "edges": {"head", "dest", "src"},
     JOINT: {"src"},
+    **{name: {"region"} for name in (DIRECT, TOTAL)},
+    PATHS: {"dest", "src"},
 }
 _NULL_BY_EXPERIMENT = {
     **{name: {"head", "dest", "src"} for name in _FLOW},
     **{name: {"dest", "src"} for name in _HEADS},
     "edges": {"region"},
     JOINT: {"head", "region", "dest"},
+    **{name: {"dest", "src"} for name in (DIRECT, TOTAL)},
+    PATHS: {"region"},
 }
 _BAD_VALUES = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
@@ -79,13 +89,15 @@ def rows_table(experiment: str, rows: Rows | pa.Table | pd.DataFrame) -> pa.Tabl
     """Rows as an Arrow table of SCHEMA, or an error that says what is wrong with them.
 
     Args:
-        experiment: "judge", "flow", "heads", "edges", "joint", "exact_sample", transfers from another model
-            ("transfer_flow_clean" and so on) or a later one; lower-case letters, digits and underscores.
+        experiment: "judge", "flow", "heads", "edges", "joint", "direct", "total", "paths", "exact_sample", transfers
+            from another model ("transfer_flow_clean" and so on) or a later one; lower-case letters, digits and
+            underscores.
         rows: one sequence per column of SCHEMA, all of one length; `experiment` may be left out. None is null. Numbers
             are cast to float32 and int16. For "judge" the columns component to direction are null, and so are
             `ld_patched` and `p_patched` (NaN is taken for null there); every other experiment gives component, layer,
             direction and all six values, "flow" also the region, "heads" also region and head, and so their transfers,
-            "edges" also head, dest and src, and "joint" also src, the heads that are patched together.
+            "edges" also head, dest and src, "joint" also src, the heads that are patched together, "direct" and "total"
+            also the region, and "paths" also dest and src, its two ends (`path_ends`).
 
     Raises:
         InputError: a column is missing, unknown or of the wrong type, a value is NaN, infinite or out of range, a key

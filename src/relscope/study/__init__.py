@@ -17,6 +17,7 @@ from relscope.study.experiments import (
     Heads,
     Interaction,
     JointHeads,
+    Paths,
     Vocabulary,
     experiment_options,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Measured",
     "ModelCheck",
     "Negatives",
+    "Paths",
     "Plan",
     "Prepared",
     "Progress",

@@ -18,6 +18,7 @@ from relscope.data import NegativeSampling
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions import DEFAULT_MEMORY_BYTES, Site, all_sites
 from relscope.prompts import PromptTemplate, read_yaml
+from relscope.results import TOTAL
 from relscope.study.experiments import (
     DEFAULT_EDGES,
     Edges,
@@ -26,11 +27,13 @@ from relscope.study.experiments import (
     Heads,
     Interaction,
     JointHeads,
+    Paths,
     Vocabulary,
     ends,
     experiment_options,
     is_causal,
 )
+from relscope.study.paths import MODULES, require_paths_between
 
 PAIRWISE_PARTS = ("document_a", "document_b")
 PROMPTS = ("pointwise-dqi", "pointwise-qdi", "pointwise-idq", "pairwise-dqi", "pairwise-idq")
@@ -153,6 +156,12 @@ class StudyConfig(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _paths_are_possible(self) -> StudyConfig:
+        if self.experiments.paths is not None:
+            require_paths_between(self.experiments.paths, self.prompt.order)
+        return self
+
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any], source: str) -> StudyConfig:
         """Build from what a YAML file holds; `source` begins every error message.
@@ -193,9 +202,10 @@ class StudyConfig(_Section):
     def sites(self, n_layers: int, n_heads: int) -> dict[str, list[Site]]:
         """The sites of each chosen experiment that patches, on a model of this shape.
 
-        Not of `joint`: which heads it takes is known when `heads` is measured (`relscope.study.joint`).
+        Not of `joint` and `paths`: which heads they take is known when `heads` is measured. Of `paths` the total
+        effects that its direct ones are parts of, as far as no other experiment measures them.
         """
-        chosen = {}
+        chosen: dict[str, list[Site]] = {}
         if self.experiments.flow is not None:
             flow = self.experiments.flow
             chosen["flow"] = all_sites(flow.components, flow.regions, n_layers, n_heads)
@@ -208,6 +218,10 @@ class StudyConfig(_Section):
                 for dest, src in map(ends, self.edges)
                 for site in all_sites(components, (dest,), n_layers, n_heads, sources=(src,))
             ]
+        if self.experiments.paths is not None:
+            measured = {site for of in chosen.values() for site in of}
+            totals = [site for site in all_sites(MODULES, ("last",), n_layers, n_heads) if site not in measured]
+            chosen |= {TOTAL: totals} if totals else {}
         return chosen
 
 
@@ -235,6 +249,7 @@ def _fields_at(path: list[str]) -> tuple[str, ...]:
     sections: dict[str, type[BaseModel]] = {
         "": StudyConfig, "negatives": Negatives, "prompt": PromptTemplate, "experiments": Experiments,
         "experiments.flow": Flow, "experiments.heads": Heads, "experiments.edges": Edges,
-        "experiments.joint": JointHeads, "experiments.interaction": Interaction, "experiments.vocabulary": Vocabulary,
+        "experiments.joint": JointHeads, "experiments.paths": Paths, "experiments.interaction": Interaction,
+        "experiments.vocabulary": Vocabulary,
     }  # fmt: skip
     return tuple(sections[".".join(path)].model_fields)

@@ -1,7 +1,7 @@
 """What can a study measure, and with which options? Each experiment is a section of the configuration.
 
-`flow`, `heads`, `edges` and `joint` patch and give rows; `interaction` and `vocabulary` are readouts with tables of
-their own.
+`flow`, `heads`, `edges`, `joint` and `paths` patch and give rows; `interaction` and `vocabulary` are readouts with
+tables of their own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from relscope.errors import InputError, did_you_mean
+from relscope.interventions import VARIANTS
 from relscope.models import EDGE_COMPONENTS, RESIDUAL_COMPONENTS
 from relscope.prompts import DEFAULT_REGIONS, REGIONS
+from relscope.results import HEAD_INPUTS
 from relscope.study.joint import head_name, head_site
 
 DEFAULT_HEAD_REGIONS = ("query", "instruction", "last")
@@ -30,7 +32,7 @@ DEFAULT_EDGES = (
     "query<-instruction",
 )
 """Destination and source of experiment 6 of the paper."""
-EXPERIMENTS = ("flow", "heads", "edges", "joint", "interaction", "vocabulary")
+EXPERIMENTS = ("flow", "heads", "edges", "joint", "paths", "interaction", "vocabulary")
 WITH_REGIONS = ("flow", "heads", "vocabulary")
 """Experiments that have the option `regions`."""
 
@@ -57,10 +59,10 @@ def experiment_options(value: Any) -> dict[str, Any]:
     return chosen
 
 
-def _each_once(example: str, read: Callable[[Any], str], value: Any) -> Any:
+def _each_once(example: str, read: Callable[[Any], str], value: Any, *, may_be_empty: bool = False) -> Any:
     """Names from a list or a single one, each as `read` gives it and once."""
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not names:
+    if not isinstance(names, list | tuple) or not (names or may_be_empty):
         raise ValueError(f"a list of names is needed, such as [{example}], not {reprlib.repr(value)}")
     return tuple(dict.fromkeys(map(read, names)))
 
@@ -82,14 +84,17 @@ def _head(value: Any) -> str:
     return head_name(head_site(str(value)))
 
 
-def _list_of(kind: str, known: tuple[str, ...]) -> BeforeValidator:
-    return BeforeValidator(partial(_each_once, ", ".join(known[:2]), partial(_known, kind, known)))
+def _list_of(kind: str, known: tuple[str, ...], *, may_be_empty: bool = False) -> BeforeValidator:
+    read = partial(_known, kind, known)
+    return BeforeValidator(partial(_each_once, ", ".join(known[:2]), read, may_be_empty=may_be_empty))
 
 
 Regions = Annotated[tuple[str, ...], _list_of("region", REGIONS)]
 Components = Annotated[tuple[str, ...], _list_of("component", RESIDUAL_COMPONENTS)]
 OfEdges = Annotated[tuple[str, ...], _list_of("component", EDGE_COMPONENTS)]
 EdgeNames = Annotated[tuple[str, ...], BeforeValidator(partial(_each_once, "query<-document, last<-query", _edge))]
+Inputs = Annotated[tuple[str, ...], _list_of("input", HEAD_INPUTS, may_be_empty=True)]
+Variants = Annotated[tuple[str, ...], _list_of("variant", VARIANTS)]
 HeadNames = Annotated[tuple[str, ...], BeforeValidator(partial(_each_once, "L12H3@last, L8H11@query", _head))]
 
 
@@ -132,6 +137,36 @@ class JointHeads(_Section):
     """Such as "L12H3@last": layer, head, region; in the order in which the growing set takes them."""
 
 
+class Paths(_Section):
+    """Experiment `paths`: direct effects of all modules at the last token, and paths between heads (experiment 10).
+
+    The heads are those of the largest effects in the run's own rows of `heads`, over all of its pairs, unless they are
+    named.
+    """
+
+    top: int = Field(default=4, ge=0, strict=True)
+    """So many heads at each region of `heads`, where none are named; 0: direct effects alone."""
+    senders: HeadNames | None = None
+    """Such as "L8H11@query": layer, head, region. The embedding of the document is always one."""
+    receivers: HeadNames | None = None
+    inputs: Inputs = HEAD_INPUTS
+    """What of a receiving head, beside its output `z`, alone sees the change."""
+    variants: Variants = ("frozen",)
+    """frozen: the direct path from sender to receiver. open: through everything in between."""
+
+    @model_validator(mode="after")
+    def _both_ends(self) -> Paths:
+        for given, missing in (("senders", "receivers"), ("receivers", "senders")):
+            if self.top == 0 and getattr(self, given) is not None and getattr(self, missing) is None:
+                raise ValueError(f"with {given} named and top: 0 there are no {missing}: name them too, or raise top")
+        return self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some of its heads are chosen by their effects."""
+        return self.top > 0 and (self.senders is None or self.receivers is None)
+
+
 class Interaction(_Section):
     """Readout `interaction`: how each head matches query and document in what it attends to (experiment 7)."""
 
@@ -150,6 +185,7 @@ class Experiments(_Section):
     heads: Heads | None = None
     edges: Edges | None = None
     joint: JointHeads | None = None
+    paths: Paths | None = None
     interaction: Interaction | None = None
     vocabulary: Vocabulary | None = None
 
@@ -167,6 +203,12 @@ class Experiments(_Section):
                 "joint chooses its heads by their effects in the experiment heads, which is not chosen: choose heads "
                 "too, or name some, such as 'joint: {heads: [L12H3@last, L8H11@query]}'"
             )
+        if self.paths is not None and self.paths.chooses and self.heads is None:
+            raise ValueError(
+                "paths chooses its heads by their effects in the experiment heads, which is not chosen: choose heads "
+                "too, or name some, such as 'paths: {senders: [L8H11@query], receivers: [L12H3@last]}', or take direct "
+                "effects alone with 'paths: {top: 0}'"
+            )
         return self
 
     @property
@@ -183,6 +225,14 @@ class Experiments(_Section):
             yield from (("edges.edges", end) for edge in self.edges.edges or () for end in ends(edge))
         if self.joint is not None:
             yield from (("joint.heads", head_site(name).region) for name in self.joint.heads or ())
+        for option, names in self.named_path_heads():
+            yield from ((option, head_site(name).region) for name in names)
+
+    def named_path_heads(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The heads that `paths` is told to take, after the option's path."""
+        if self.paths is not None:
+            yield "paths.senders", self.paths.senders or ()
+            yield "paths.receivers", self.paths.receivers or ()
 
 
 def ends(edge: str) -> tuple[str, str]:

@@ -8,20 +8,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from relscope.errors import InputError
-from relscope.interventions import Direction, Joint, Patch, PatchCost, PatchedPair, too_little_memory
+from relscope.interventions import Direction, Joint, Patch, PatchCost, PatchedPair, Path, too_little_memory
 from relscope.prompts import AlignedPair
 from relscope.results import JOINT, KEY_COLUMNS, Run
 from relscope.study.joint import set_name
 from relscope.study.judging import margin
+from relscope.study.paths import path_place
 from relscope.study.prepare import Progress
 
-OnGroup = Callable[[AlignedPair, list[Patch]], None]
-Work = Sequence[tuple[AlignedPair, list[Patch]]]
+Intervention = Patch | Path
+"""What a row is of: a patch, or a path along which one is seen."""
+OnGroup = Callable[[AlignedPair, list[Any]], None]
+Work = Sequence[tuple[AlignedPair, list[Any]]]
 
 MOST_TOGETHER = 16
 _PLACE = ["component", "layer", "head", "region", "dest", "src"]
@@ -32,7 +36,7 @@ class Sweep:
     """What is measured of each pair, and how.
 
     Attributes:
-        wanted: the sites of each experiment, or sets of them; the experiments of one pair are measured together.
+        wanted: the sites of each experiment, sets of them, or paths; the experiments of one pair are measured together.
         direction: what the rows say it is.
         patch: measures some sites of some pairs, and tells of each group of them that is done.
         cost: what some sites of one pair cost.
@@ -41,10 +45,10 @@ class Sweep:
         most_together: pairs of one part, which a kill costs at most.
     """
 
-    wanted: Mapping[str, Sequence[Patch]]
+    wanted: Mapping[str, Sequence[Intervention]]
     direction: Direction
     patch: Callable[[Work, OnGroup], list[PatchedPair]]
-    cost: Callable[[AlignedPair, Sequence[Patch]], PatchCost]
+    cost: Callable[[AlignedPair, Sequence[Any]], PatchCost]
     memory_bytes: int
     most_together: int = MOST_TOGETHER
 
@@ -63,7 +67,7 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
     progress.start(n_patches, sum(cost.flops for cost in costs))
     n_done = 0
 
-    def on_group(pair: AlignedPair, group: list[Patch]) -> None:
+    def on_group(pair: AlignedPair, group: list[Any]) -> None:
         nonlocal n_done
         n_done += len(group)
         progress.advance(len(group), sweep.cost(pair, group).flops)
@@ -120,9 +124,9 @@ def mark_complete(run: Run) -> None:
     run.save_manifest(run.manifest.model_copy(update={"status": "complete"}))
 
 
-def _missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair]) -> dict[str, list[tuple[str, Patch]]]:
+def _missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair]) -> dict[str, list[tuple[str, Intervention]]]:
     """The experiments and sites of each pair whose rows are not on disk."""
-    todo: dict[str, list[tuple[str, Patch]]] = {pair.pair_id: [] for pair in pairs}
+    todo: dict[str, list[tuple[str, Intervention]]] = {pair.pair_id: [] for pair in pairs}
     for experiment, sites in sweep.wanted.items() if todo else ():
         planned = pd.concat([_keys(experiment, pair_id, sites, sweep.direction) for pair_id in todo], ignore_index=True)
         for number in run.missing(planned).index.to_numpy(dtype=np.int64):
@@ -130,20 +134,25 @@ def _missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair]) -> dict[str, 
     return todo
 
 
-def _keys(experiment: str, pair_id: str, patches: Sequence[Patch], direction: str) -> pd.DataFrame:
+def _keys(experiment: str, pair_id: str, patches: Sequence[Intervention], direction: str) -> pd.DataFrame:
     """Key columns of one pair's rows, in the patches' order."""
     places = pd.DataFrame([_place(patch) for patch in patches], columns=_PLACE, dtype=object)
     keys = places.assign(experiment=experiment, pair_id=pair_id, direction=direction)
     return keys[list(KEY_COLUMNS)].astype({"layer": "Int16", "head": "Int16"})
 
 
-def _place(patch: Patch) -> tuple[str, int, int | None, str | None, str | None, str | None]:
-    """What a row says of where its patch is."""
+def _place(patch: Intervention) -> dict[str, Any]:
+    """What a row says of where its patch is; what it leaves out is null."""
+    nothing = dict.fromkeys(_PLACE)
+    if isinstance(patch, Path):
+        return nothing | path_place(patch)
     if isinstance(patch, Joint):
-        return JOINT, min(site.layer for site in patch.sites), None, None, None, set_name(patch)
+        lowest = min(site.layer for site in patch.sites)
+        return nothing | {"component": JOINT, "layer": lowest, "src": set_name(patch)}
+    place = {"component": patch.component, "layer": patch.layer, "head": patch.head}
     if patch.src is not None:
-        return patch.component, patch.layer, patch.head, None, patch.region, patch.src
-    return patch.component, patch.layer, patch.head, patch.region, None, None
+        return nothing | place | {"dest": patch.region, "src": patch.src}
+    return nothing | place | {"region": patch.region}
 
 
 def _rows(keys: pd.DataFrame, patched: PatchedPair, chosen: list[int]) -> pd.DataFrame:

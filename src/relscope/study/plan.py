@@ -1,9 +1,9 @@
 """What will a study cost, before it starts?
 
 Counts patches, recomputed positions and the operations of matrix products (of dense layers), and estimates the time
-from a short measurement: patches of one pair of median length, for each component and region; of a few layers where
-all would take seconds. Which heads `joint` takes is not known before `heads` is measured: as many are counted as it
-takes, evenly over the layers.
+from a short measurement: patches of one pair of median length, for each component and region, and paths; of a few
+layers where all would take seconds. Which heads `joint` and `paths` take is not known before `heads` is measured: as
+many are counted as they take, evenly over the layers.
 """
 
 from __future__ import annotations
@@ -13,18 +13,31 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relscope.interventions import Joint, Patch, PatchCost, Precision, patch_cost, patch_pair
+from relscope.interventions import (
+    Joint,
+    Patch,
+    PatchCost,
+    Path,
+    Precision,
+    Site,
+    patch_cost,
+    patch_pair,
+    patch_paths,
+    path_cost,
+)
 from relscope.models import ModelShape
 from relscope.prompts import AlignedPair
 from relscope.study.config import StudyConfig
 from relscope.study.joint import head_site, joint_sets, spread_heads
 from relscope.study.judging import verdicts
 from relscope.study.measuring import fitting, require_memory
+from relscope.study.paths import direct_paths, paths_between
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 from relscope.study.run import exact_sample
 
 _SAMPLED_LAYERS = 3
 _SAMPLED_SETS = 16
+_SAMPLED_PATHS = 48
 # Seconds of a group of patches that is measured whole.
 _SHORT = 2.0
 
@@ -58,12 +71,17 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
     progress = Silent() if progress is None else progress
     prepared = prepare(config, progress)
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
-    patches = _patches(config, judge.shape)
-    progress.stage(f"counting {len(patches) * len(prepared.aligned):,} patches")
+    patches, paths = _patches(config, judge.shape), _paths(config, judge.shape)
+    progress.stage(f"counting {(len(patches) + len(paths)) * len(prepared.aligned):,} patches")
     costs = [patch_cost(judge, pair, patches, restart=restart, precision=precision) for pair in prepared.aligned]
     require_memory(prepared.aligned, costs, config.memory)
+    recording = sum(cost.recording_flops for cost in costs) * _recordings(config, paths)
+    if paths:
+        of_paths = [path_cost(judge, pair, paths) for pair in prepared.aligned]
+        require_memory(prepared.aligned, of_paths, config.memory)
+        costs += of_paths
     progress.stage("measuring")
-    seconds, full_pass = _measure(config, prepared, patches)
+    seconds, full_pass = _measure(config, prepared, patches, paths)
     weights = sum(p.numel() * p.element_size() for p in judge.model.parameters())
     return Plan(
         n_pairs=len(prepared.aligned),
@@ -71,11 +89,11 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
         n_patches=sum(cost.n_patches for cost in costs),
         n_tokens=sum(2 * len(pair.clean.ids) for pair in prepared.aligned),
         n_positions=sum(cost.n_positions for cost in costs),
-        flops=sum(cost.flops + _recordings(config) * cost.recording_flops for cost in costs),
+        flops=sum(cost.flops for cost in costs) + recording,
         full_pass_flops=sum(cost.full_pass_flops for cost in costs),
         memory_bytes=max(min(config.memory, _together(costs[part])) for part in fitting(costs, config.memory)),
         seconds=seconds,
-        full_pass_seconds=full_pass * len(patches) * len(prepared.aligned),
+        full_pass_seconds=full_pass * (len(patches) + len(paths)) * len(prepared.aligned),
         weights_bytes=weights,
     )
 
@@ -96,14 +114,33 @@ def _together(costs: Sequence[PatchCost]) -> int:
     return max(cost.chunk_bytes for cost in costs) + sum(cost.recorded_bytes + cost.patches_bytes for cost in costs)
 
 
-def _recordings(config: StudyConfig) -> int:
-    """How often both runs of a pair are recorded: for all sites, for the sets of `joint`, and for all readouts."""
+def _paths(config: StudyConfig, shape: ModelShape) -> list[Path]:
+    """The paths of each pair, direct effects included."""
+    options, heads = config.experiments.paths, config.experiments.heads
+    if options is None:
+        return []
+    spread: list[Site] = []
+    if options.chooses and heads is not None:
+        spread = spread_heads(heads.regions, options.top, shape.n_layers, shape.n_heads)
+    senders, receivers = (
+        spread if names is None else [head_site(name) for name in names]
+        for names in (options.senders, options.receivers)
+    )
+    between = paths_between(senders, receivers, options, config.prompt.order)
+    return direct_paths(shape.n_layers, shape.n_heads) + between
+
+
+def _recordings(config: StudyConfig, paths: Sequence[Path]) -> int:
+    """How often both runs of a pair are recorded: for all sites, the sets of `joint`, paths, and all readouts."""
     chosen = set(config.experiments.chosen)
-    return sum(bool(chosen & of) for of in ({"flow", "heads", "edges"}, {"joint"}, {"interaction", "vocabulary"}))
+    of_sites = bool(config.sites(1, 1))
+    return of_sites + bool(chosen & {"joint"}) + bool(paths) + bool(chosen & {"interaction", "vocabulary"})
 
 
-def _measure(config: StudyConfig, prepared: Prepared, patches: Sequence[Patch]) -> tuple[float, float]:
-    """Estimated seconds of all patches and recorded runs, and measured seconds of one full forward pass."""
+def _measure(
+    config: StudyConfig, prepared: Prepared, patches: Sequence[Patch], paths: Sequence[Path]
+) -> tuple[float, float]:
+    """Estimated seconds of all patches, paths and recorded runs, and measured seconds of one full forward pass."""
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
     pairs = prepared.aligned
     median = sorted(pairs, key=lambda pair: len(pair.clean.ids))[len(pairs) // 2]
@@ -123,7 +160,7 @@ def _measure(config: StudyConfig, prepared: Prepared, patches: Sequence[Patch]) 
     verdicts(judge, [median])
     full_pass = (time.perf_counter() - began) / 2
     recording = seconds_of([])
-    total = 2 * full_pass * len(pairs) + recording * _recordings(config) * len(pairs)
+    total = 2 * full_pass * len(pairs) + recording * _recordings(config, paths) * len(pairs)
     for group in _alike(patches):
         sample = _sample(group, judge.shape.n_layers) if restart else group[:1]
         whole, of_sample = flops(group, [median]), flops(sample, [median])
@@ -136,7 +173,32 @@ def _measure(config: StudyConfig, prepared: Prepared, patches: Sequence[Patch]) 
     if precision == "delta":
         again, of = exact_sample(config, {"": patches}, pairs)
         total += seconds_of(again, "exact") * len(of)
+    if paths:
+        total += _path_seconds(config, prepared, paths, median)
     return total, full_pass
+
+
+def _path_seconds(config: StudyConfig, prepared: Prepared, paths: Sequence[Path], median: AlignedPair) -> float:
+    """Estimated seconds of the paths of all pairs, without the recorded runs."""
+    judge = prepared.judge
+
+    def seconds_of(chosen: Sequence[Path]) -> float:
+        began = time.perf_counter()
+        patch_paths(judge, median, chosen, direction=config.direction, memory_bytes=config.memory)
+        return time.perf_counter() - began
+
+    def flops(chosen: Sequence[Path], of: Sequence[AlignedPair]) -> float:
+        return sum(path_cost(judge, pair, chosen).flops for pair in of)
+
+    nothing = seconds_of(paths[:1])  # a direct effect: both runs, and a norm
+    between = [path for path in paths if path.receiver != "logits"]
+    sample = between[:: max(1, len(between) // _SAMPLED_PATHS)]
+    whole, of_sample = flops(between, [median]), flops(sample, [median])
+    seconds = max(0.0, seconds_of(sample) - nothing) * whole / of_sample if of_sample else 0.0
+    if 0 < seconds < _SHORT:
+        seconds = max(0.0, seconds_of(between) - nothing)
+    of_direct = max(0.0, seconds_of([path for path in paths if path.receiver == "logits"]) - nothing)
+    return of_direct * len(prepared.aligned) + (seconds * flops(between, prepared.aligned) / whole if whole else 0.0)
 
 
 def _alike(patches: Sequence[Patch]) -> list[list[Patch]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -167,12 +168,22 @@ def _require_experiments(config: StudyConfig, judge: JudgeModel) -> None:
                 f"experiments.{name}: model {judge.identity.name!r} fails the contract's clause 'patterns' (attention "
                 f"patterns sum to 1), and its attention cannot be taken for one; leave {name} out"
             )
-    for head in () if chosen.joint is None else chosen.joint.heads or ():
+    if chosen.paths is not None:
+        judge.contract.require_readouts(judge.identity.name)
+        if chosen.paths.chooses or chosen.paths.senders:
+            judge.contract.require_paths(judge.identity.name)
+    joint = () if chosen.joint is None else chosen.joint.heads or ()
+    for option, heads in (("joint.heads", joint), *chosen.named_path_heads()):
+        _require_heads(option, heads, judge)
+
+
+def _require_heads(option: str, heads: Sequence[str], judge: JudgeModel) -> None:
+    n_layers, n_heads = judge.shape.n_layers, judge.shape.n_heads
+    for head in heads:
         site = head_site(head)
-        n_layers, n_heads = judge.shape.n_layers, judge.shape.n_heads
         if site.layer >= n_layers or (site.head or 0) >= n_heads:
             raise InputError(
-                f"experiments.joint.heads: {head} does not exist: the model has layers 0 to {n_layers - 1} with heads "
+                f"experiments.{option}: {head} does not exist: the model has layers 0 to {n_layers - 1} with heads "
                 f"0 to {n_heads - 1}"
             )
 

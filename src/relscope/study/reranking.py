@@ -31,7 +31,7 @@ from relscope.data import Collection, FirstStage, LeftOut, first_stage
 from relscope.data.text import cut_document
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions import CONTENT_FREE_QUERY, READINGS, relevance_scores
-from relscope.models import JudgeModel
+from relscope.models import JudgeModel, check_readable
 from relscope.prompts import PartError, PromptRenderer, PromptTemplate, render_cut
 from relscope.results import Asked, Verdicts
 from relscope.study.prepare import Progress, Silent
@@ -87,6 +87,11 @@ class Reranking:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}: must be at least 1, not {value}")
+
+    @property
+    def model_heads(self) -> list[tuple[int, int]]:
+        """Layer and head of each of the heads, each once, in order."""
+        return sorted({(head.layer, head.head) for head in self.heads or ()})
 
     def method_of(self, template: PromptTemplate) -> str:
         """The method, for prompts of this format.
@@ -171,6 +176,8 @@ def rerank(
     progress = Silent() if progress is None else progress
     options = Reranking() if options is None else options
     method = options.method_of(template)
+    if options.heads is not None:
+        check_readable(judge, options.model_heads)
     progress.stage("ranking the first stage")
     held_out = dict.fromkeys(() if options.heads is None else options.heads.chosen_on, "is one that chose the heads")
     first = first_stage(collection, depth=options.depth, limit=options.queries, run=options.run, held_out=held_out)
@@ -259,7 +266,7 @@ class _Asker:
         self.progress.advance(known := sum(prompt in self.known for prompt in prompts), float(known))
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.known]
         for together in _together(missing):
-            measured = self._judge(together) if self.options.heads is None else self._read(together, self.options.heads)
+            measured = self._judge(together) if self.options.heads is None else self._read(together)
             if self.kept is not None:
                 self.kept.add(measured)
             self.known |= measured
@@ -279,14 +286,13 @@ class _Asker:
             measured.update(zip(chosen, self.judge.relevance(rendered, answer_ids).tolist(), strict=True))
         return measured
 
-    def _read(self, prompts: Sequence[Asked], heads: HeadSet) -> dict[Asked, float]:
+    def _read(self, prompts: Sequence[Asked]) -> dict[Asked, float]:
         rendered = []
         for query_id, doc_id in prompts:
             query = self.queries[query_id]
             texts = (query.text, CONTENT_FREE_QUERY) if self.options.calibrated else (query.text,)
             rendered.append(tuple(self.renderer.render(text, [query.documents[doc_id]]) for text in texts))
-        of_model = list(dict.fromkeys((head.layer, head.head) for head in heads))
-        scores = relevance_scores(self.judge, rendered, of_model, self.options.reading)
+        scores = relevance_scores(self.judge, rendered, self.options.model_heads, self.options.reading)
         return dict(zip(prompts, scores.tolist(), strict=True))
 
 
@@ -373,7 +379,7 @@ def _identity(asker: _Asker, collection: Collection, first: FirstStage, options:
     if options.heads is None:
         del asked["heads"], asked["reading"], asked["calibrated"]
     else:
-        asked["heads"] = sorted({(head.layer, head.head) for head in options.heads})
+        asked["heads"] = options.model_heads
     return {
         "model": dataclasses.asdict(asker.judge.identity),
         "prompt": asker.renderer.template.model_dump(mode="json") | {"scaffold": asker.renderer.scaffold_text},

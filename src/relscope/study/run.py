@@ -1,7 +1,7 @@
 """The study: from a configuration to a run folder full of rows. The only writer of rows.
 
     load -> align -> judge every pair -> filter -> read out -> patch the sites of each pair that are not stored yet
-         -> patch sets of the heads that were found strongest
+         -> patch sets of the heads that were found strongest, and the paths between them
 
 A run can be killed at any moment and started again with the same command: what is stored is not computed again.
 """
@@ -23,6 +23,7 @@ from relscope.study.joint import head_name, head_site, joint_sets, strongest_hea
 from relscope.study.judging import judged_correctly, lints_of, margin, verdicts
 from relscope.study.manifest import new_manifest
 from relscope.study.measuring import OnGroup, Sweep, Work, mark_complete, mark_running, measure_missing
+from relscope.study.path_sweep import measure_paths
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
 from relscope.study.readouts import read_missing
 
@@ -58,6 +59,7 @@ def run_prepared(config: StudyConfig, prepared: Prepared, out: str | Path, progr
         kept = _filter(run, prepared, config, progress)
         read_missing(run, config, prepared.judge, kept, progress)
         _patch(run, prepared, config, kept, progress)
+        measure_paths(run, prepared, config, kept, progress)
         mark_complete(run)
     return run
 

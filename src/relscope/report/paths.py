@@ -1,0 +1,234 @@
+"""What does a module do by itself, and to whom do heads hand on? The experiment `paths` (experiment 10 of the paper).
+
+The table splits total effects at the last token into direct and mediated; the graph shows the strongest paths from the
+document through heads to the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from relscope.analysis import Estimate, effect_splits, path_effects
+from relscope.report import views, words
+from relscope.report.findings import Finding, estimate, estimate_of, excludes_zero, place, strongest
+from relscope.report.path_graph import LOGITS, Edge, path_graph
+from relscope.report.support import path_name, site_name
+from relscope.results import DIRECT
+
+MOST_MODULES = 10
+MOST_EDGES = 24
+MOST_LISTED = 10
+LEAST_SHARE = 0.02
+"""Of the largest |effect|: weaker paths are not drawn."""
+VARIANTS: Final = {"frozen": "all between the two held fixed", "open": "through everything between the two"}
+INPUTS: Final = {"q": "queries", "k_view": "keys", "v_view": "values"}
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The experiment in one direction.
+
+    Attributes:
+        splits: of the modules, as `effect_splits` gives them.
+        paths: as `path_effects` gives them.
+        variant: of the paths that are drawn: frozen, where it was measured; empty without paths.
+        edges: what is drawn.
+        sizes: total effects of heads at regions, by their names.
+    """
+
+    direction: str
+    splits: pd.DataFrame
+    paths: pd.DataFrame
+    variant: str
+    edges: tuple[Edge, ...]
+    sizes: Mapping[str, str]
+    found: Finding
+
+
+def read_paths(
+    rows: pd.DataFrame, effects: pd.DataFrame, query_of: Mapping[str, str], confidence: float
+) -> tuple[Paths, ...]:
+    """Everything that the page shows of the experiment, one entry a direction; none where no row of it is stored."""
+    measured = effects[effects["experiment"] == DIRECT]
+    if not len(measured):
+        return ()
+    splits, paths = effect_splits(rows, query_of, confidence=confidence), path_effects(effects)
+    found = []
+    for direction in dict.fromkeys(measured["direction"]):
+        of_modules, of_paths, direct = (of[of["direction"] == direction] for of in (splits, paths, measured))
+        heads = effects[(effects["experiment"] == "heads") & (effects["direction"] == direction)]
+        variant = next((name for name in VARIANTS if (of_paths["variant"] == name).any()), "")
+        drawn = of_paths[(of_paths["variant"] == variant) & (of_paths["input"] == "z")]
+        edges = _edges(drawn, _with_inputs(of_paths, variant), direct)
+        finding = _finding(of_modules, drawn, variant, confidence)
+        sizes = {f"{words.head_name(int(r['layer']), int(r['head']))}@{r['region']}": estimate(estimate_of(r, "effect"))
+                 for r in heads.to_dict("records")}  # fmt: skip
+        found.append(Paths(str(direction), of_modules, of_paths, variant, tuple(edges), sizes, finding))
+    return tuple(found)
+
+
+def paths_view(found: Sequence[Paths], order: str) -> list[dict[str, Any]]:
+    """What the template shows of each direction."""
+    return [
+        {
+            "direction": of.direction,
+            "found": of.found,
+            "modules": _module_rows(of.splits),
+            "graph": path_graph(of.edges, order, _told_of(of)) if of.edges else None,
+            "label": _label(of),
+            "variant_words": VARIANTS.get(of.variant, ""),
+            **_listed(of),
+        }
+        for of in found
+    ]
+
+
+def _edges(drawn: pd.DataFrame, inputs: Mapping[tuple[str, str], str], direct: pd.DataFrame) -> list[Edge]:
+    """The strongest paths between heads, and those from these heads to the logits."""
+    if not len(drawn):
+        return []
+    ends = {*drawn["src"], *drawn["dest"]}
+    edges = [
+        Edge(str(path["src"]), str(path["dest"]), *_shown(path, path_name(path), inputs[path["src"], path["dest"]]))
+        for path in drawn.to_dict("records")
+    ]
+    for site in direct[direct["head"].notna()].to_dict("records"):
+        name = f"{words.head_name(int(site['layer']), int(site['head']))}@{site['region']}"
+        if name in ends:
+            edges.append(Edge(name, LOGITS, *_shown(site, f"{site_name(site)} → LD, directly", "")))
+    edges.sort(key=lambda edge: -abs(edge.effect))
+    least = LEAST_SHARE * abs(edges[0].effect)
+    return [edge for edge in edges[:MOST_EDGES] if abs(edge.effect) > least]
+
+
+def _shown(row: Mapping[Any, Any], name: str, more: str) -> tuple[float, bool, str]:
+    effect = estimate_of(row, "effect")
+    told = f"{name}: {estimate(effect)} logits, q {words.probability(row['q_value'])}{more}"
+    return effect.value, excludes_zero(effect), told
+
+
+def _with_inputs(paths: pd.DataFrame, variant: str) -> dict[tuple[str, str], str]:
+    """For each path into a head: what comes by its queries, keys and values, in words; empty where not measured."""
+    parts = _parts(paths, variant)
+    return {
+        ends: "".join(f"; by its {INPUTS[name]} {words.number(value)}" for name, value in of.items())
+        for ends, of in parts.items()
+    }
+
+
+def _parts(paths: pd.DataFrame, variant: str) -> dict[tuple[str, str], dict[str, float]]:
+    """For each path into a head, by its ends: the effects of the paths into its inputs."""
+    here = paths[paths["variant"] == variant]
+    end = ["receiver_layer", "receiver_head"]
+    by_input = {
+        (path["src"], path["input"], *(int(path[name]) for name in end), path["receiver_region"]): float(path["effect"])
+        for path in here[here["input"] != "z"].to_dict("records")
+    }
+    parts = {}
+    for path in here[here["input"] == "z"].to_dict("records"):
+        head = [int(path[name]) for name in end]
+        where = {"q": path["receiver_region"], "k_view": path["sender_region"], "v_view": path["sender_region"]}
+        keys = {name: (path["src"], name, *head, region) for name, region in where.items()}
+        parts[path["src"], path["dest"]] = {name: by_input[key] for name, key in keys.items() if key in by_input}
+    return parts
+
+
+def _module_rows(splits: pd.DataFrame) -> list[dict[str, Any]]:
+    shown = strongest(splits, "total", MOST_MODULES)
+    ends = [f"{part}{end}" for part in ("total", "direct", "mediated") for end in ("", "_low", "_high")]
+    span = views.padded(shown[ends].to_numpy(dtype=np.float64).ravel())
+    decimals = words.decimals_for(shown["total"])
+
+    def cell(module: Mapping[Any, Any], part: str) -> dict[str, Any]:
+        value = estimate_of(module, part)
+        return {"value": estimate(value, decimals), "bar": views.bar(value, span, 0.0)}
+
+    return [
+        {"name": _module_name(module)} | {part: cell(module, part) for part in ("total", "direct", "mediated")}
+        for module in shown.to_dict("records")
+    ]
+
+
+def _listed(found: Paths) -> dict[str, Any]:
+    """The strongest paths as a table, with what their inputs carry and, where measured too, the open variant."""
+    paths = found.paths[(found.paths["variant"] == found.variant) & (found.paths["input"] == "z")]
+    parts = _parts(found.paths, found.variant)
+    inputs = [name for name in INPUTS if any(name in of for of in parts.values())]
+    others = found.paths[(found.paths["variant"] != found.variant) & (found.paths["input"] == "z")]
+    shown = strongest(paths, "effect", MOST_LISTED)
+    decimals = words.decimals_for(shown["effect"])
+    opened = {(row["src"], row["dest"]): words.number(row["effect"], decimals) for row in others.to_dict("records")}
+    rows = []
+    for path in shown.to_dict("records"):
+        ends = path["src"], path["dest"]
+        rows.append(
+            {
+                "name": path_name(path),
+                "effect": estimate(estimate_of(path, "effect"), decimals),
+                "q": words.probability(path["q_value"]),
+                "inputs": [words.number(parts[ends].get(name), decimals) for name in inputs],
+                "open": opened.get(ends, words.MISSING),
+            }
+        )
+    return {"paths": rows, "inputs": [INPUTS[name] for name in inputs], "has_open": bool(opened)}
+
+
+def _told_of(found: Paths) -> dict[str, str]:
+    """What is told of each end of a path that is drawn."""
+    told = {LOGITS: "the logit difference"}
+    for name in {name for edge in found.edges for name in (edge.src, edge.dest)} - told.keys():
+        start, _, region = name.partition("@")
+        if start == "embedding":
+            told[name] = f"the words {place(region)}, before any layer"
+        else:
+            total = f"; total effect of z there {found.sizes[name]} logits" if name in found.sizes else ""
+            told[name] = f"{start} {place(region)}{total}"
+    return told
+
+
+def _label(found: Paths) -> str:
+    strong = sorted(found.edges, key=lambda edge: -abs(edge.effect))[:3]
+    named = "; ".join(edge.told for edge in strong)
+    return f"Graph of the {len(found.edges)} strongest paths between heads, from early layers down to LD. {named}."
+
+
+def _module_name(module: Mapping[Any, Any]) -> str:
+    if pd.notna(module["head"]):
+        return words.head_name(int(module["layer"]), int(module["head"]))
+    return f"{module['component']} of layer {int(module['layer'])}"
+
+
+def _finding(splits: pd.DataFrame, drawn: pd.DataFrame, variant: str, confidence: float) -> Finding:
+    title, sentences = "Paths", []
+    if len(splits):
+        module = strongest(splits, "total", 1).to_dict("records")[0]
+        alone = strongest(splits, "direct", 1).to_dict("records")[0]
+        total, direct, mediated = (estimate_of(module, part) for part in ("total", "direct", "mediated"))
+        title += f": of {_module_name(module)}'s total effect {_share(direct, total)} direct"
+        sentences.append(
+            f"Of {words.count(len(splits), 'module')} at the last token {_module_name(module)} has the largest total "
+            f"effect, {estimate(total)} logits: {estimate(direct)} directly, {estimate(mediated)} through later parts."
+        )
+        if alone["component"] != module["component"] or alone["layer"] != module["layer"]:
+            sentences.append(f"Directly {_module_name(alone)} does most ({estimate(estimate_of(alone, 'direct'))}).")
+    if len(drawn):
+        path = strongest(drawn, "effect", 1).to_dict("records")[0]
+        sure = sum(excludes_zero(estimate_of(one, "effect")) for one in drawn.to_dict("records"))
+        sentences.append(
+            f"Of {words.count(len(drawn), f'{variant} path')} into heads the strongest is {path_name(path)} "
+            f"({estimate(estimate_of(path, 'effect'))} logits); the intervals of {sure:,} exclude 0 (about "
+            f"{(1 - confidence) * len(drawn):.0f} would if there were none)."
+        )
+        title += f"{'; ' if sentences[1:] else ': '}strongest {path_name(path)}"
+    return Finding(title, " ".join(sentences))
+
+
+def _share(part: Estimate, whole: Estimate) -> str:
+    if not excludes_zero(whole):
+        return f"{estimate(whole)} {estimate(part)} is"
+    return f"{words.percent(part.value / whole.value)} is"

@@ -1,0 +1,185 @@
+"""The section on paths: the split of the effects, the graph and what can be taken out, from planted rows."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import itertools
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from conftest import Page, changed_run, page_only, section
+from relscope.report import words
+from relscope.report.contents import Contents, read_contents
+from relscope.report.path_graph import LOGITS, Edge, path_graph
+from relscope.report.paths import Paths
+from relscope.results import open_run
+from synthetic_mechanism import DIRECT_SHARE, HEADS, LAYERS, PATHS, write_mechanism_run
+
+
+@pytest.fixture(scope="module")
+def mechanism_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mechanism_run(tmp_path_factory.mktemp("mechanism"))
+
+
+@pytest.fixture(scope="module")
+def contents(mechanism_run: Path) -> Contents:
+    return read_contents(open_run(mechanism_run))
+
+
+@pytest.fixture(scope="module")
+def found(contents: Contents) -> Paths:
+    (of_denoise,) = contents.mechanism.paths
+    return of_denoise
+
+
+@pytest.fixture(scope="module")
+def shown(mechanism_run: Path) -> Page:
+    return Page.read(page_only(mechanism_run))
+
+
+def text_of(page: Page) -> str:
+    """The visible text of the section, in one line."""
+    return " ".join(re.sub(r"<[^>]*>", " ", section(page.html, "paths")).replace("&lt;", "<").split())
+
+
+def rows_of(html: str, of: str) -> list[list[str]]:
+    """The cells of a table's body, as text."""
+    body = html.partition(f'class="bars {of}')[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    rows = re.findall(r"<tr>.*?</tr>", body, re.DOTALL)
+    cells = (re.findall(r"<td data-name[^>]*>(.*?)</td>", row) for row in rows)
+    return [[re.sub(r"<[^>]*>", "", cell) for cell in row] for row in cells]
+
+
+def test_totals_are_split_into_the_planted_shares(found: Paths, contents: Contents) -> None:
+    heads = found.splits[found.splits["component"] == "z"]
+    total = contents.effects[(contents.effects["experiment"] == "heads") & (contents.effects["region"] == "last")]
+    assert len(heads) == LAYERS * HEADS
+    # float32 rows
+    assert heads["total"].to_numpy() == pytest.approx(total["effect"].to_numpy(), abs=1e-6)
+    assert heads["direct"].to_numpy() == pytest.approx(DIRECT_SHARE * total["effect"].to_numpy(), abs=1e-6)
+    mlps = found.splits[found.splits["component"] == "mlp_out"]
+    assert mlps[["total", "direct", "mediated"]].to_numpy() == pytest.approx(
+        pd.DataFrame([[0.0, 1.0, -1.0]] * LAYERS).to_numpy(), abs=1e-6
+    )
+
+
+def test_the_table_and_the_sentence_say_what_the_analysis_found(found: Paths, shown: Page) -> None:
+    largest = found.splits.loc[found.splits["total"].abs().idxmax()]
+    assert (largest["layer"], largest["head"]) == (3, 1)  # planted
+    first = rows_of(shown.html, "splits")[0]
+    assert first[0] == "L3H1"
+    for cell, part in zip(first[1:], ("total", "direct", "mediated"), strict=True):
+        assert cell.startswith(f"{words.number(largest[part])} [{words.number(largest[f'{part}_low'])}, ")
+    text = text_of(shown)
+    assert f"L3H1 has the largest total effect, {words.number(largest['total'])} [" in text
+    # Of the six paths one ends in a head's keys and one in its values.
+    assert "Of 4 frozen paths into heads the strongest is L2H0 query → L3H1 last (1.50 [1.50, 1.50] logits)" in text
+
+
+def test_strong_paths_are_listed_with_what_their_inputs_take(shown: Page) -> None:
+    rows = rows_of(shown.html, "sites reflow path-list")
+    assert [row[0] for row in rows] == [
+        "L2H0 query → L3H1 last",
+        "words document → L1H1 query",
+        "L1H1 query → L2H0 query",
+        "L1H1 query → L3H1 last",
+    ]
+    # keys and values; no path into queries was measured, so there is no such column
+    assert rows[0][1:4] == ["1.50 [1.50, 1.50]", "0.10", "1.25"]
+    assert rows[1][2:4] == ["–", "–"]
+
+
+def test_the_graph_has_the_strong_paths_and_the_direct_effects_of_their_heads(found: Paths) -> None:
+    drawn = {(edge.src, edge.dest): edge.effect for edge in found.edges}
+    total = found.splits.set_index(["layer", "head"]).loc[(3, 1), "total"]
+    wanted = {ends: effect for ends, effect in PATHS.items() if "." not in ends[1] and abs(effect) > 0.1}
+    # of the heads between which paths were measured, L3H1 alone stands at the last token
+    assert drawn == pytest.approx({**wanted, ("L3H1@last", LOGITS): DIRECT_SHARE * total}, abs=1e-5)
+
+
+def test_lines_and_heads_tell_their_numbers(shown: Page) -> None:
+    html = section(shown.html, "paths")
+    titles = re.findall(r"<title>(.*?)</title>", html)
+    assert any(t.startswith("L2H0 query → L3H1 last: 1.50 [1.50, 1.50] logits, q ") for t in titles)
+    assert any(t.endswith("; by its keys 0.10; by its values 1.25") for t in titles)
+    assert any(t.startswith("L3H1 at the last token; total effect of z there ") for t in titles)
+    assert html.count('class="edge up"') == 3
+    assert html.count('class="edge down"') == 1
+    (label,) = re.findall(r'<svg class="path-graph".*?aria-label="(.*?)"', html)
+    assert label.startswith("Graph of the 4 strongest paths between heads, from early layers down to LD. L")
+
+
+def edge(src: str, dest: str, effect: float = 1.0) -> Edge:
+    return Edge(src, dest, effect, True, "")
+
+
+def test_layers_run_down_and_regions_stand_in_the_order_of_the_prompt() -> None:
+    edges = [
+        edge("embedding@document", "L0H1@query"),
+        *(edge("L0H1@query", f"L10H{head}@last") for head in range(3)),
+        edge("L0H1@query", "L2H0@instruction.last", -2.0),
+        edge("L10H0@last", LOGITS, 0.5),
+    ]
+    graph = path_graph(edges, "dqi", {})
+    assert [lane["words"] for lane in graph["lanes"]] == ["document", "query", "instruction.last", "last"]
+    assert [layer["words"] for layer in graph["layers"]] == ["0", "2", "10"]
+    place = {(node["words"], node["middle"]): node for node in graph["nodes"]}
+    assert len(place) == 7
+    top = {node["words"]: node["y"] for node in graph["nodes"]}
+    assert top["words"] < top["L0H1"] < top["L2H0"] < top["L10H0"] < top["L10H1"] < top["L10H2"] < top["LD"]
+    for one, other in itertools.combinations(graph["nodes"], 2):
+        apart = abs(one["middle"] - other["middle"]) >= one["width"] or abs(one["y"] - other["y"]) >= one["height"]
+        assert apart, (one["words"], other["words"])
+    assert all(node["y"] >= 0 and node["y"] + node["height"] <= graph["height"] for node in graph["nodes"])
+    assert all(node["x"] >= 0 and node["x"] + node["width"] <= graph["width"] for node in graph["nodes"])
+    # The thickest is drawn last, over the others; blue is for what lowers LD.
+    widths = [float(drawn["width"]) for drawn in graph["edges"]]
+    assert widths == sorted(widths)
+    assert graph["edges"][-1]["kind"] == "down"
+    first = path_graph([edge("L0H0@query", "L1H0@document")], "qdi", {})
+    assert [lane["words"] for lane in first["lanes"]] == ["query", "document", "last"]
+
+
+def test_direct_effects_alone_have_a_table_and_no_graph(mechanism_run: Path, tmp_path: Path) -> None:
+    kept = {"judge", "heads", "direct"}
+    directory = changed_run(mechanism_run, tmp_path / "run", lambda rows: rows[rows["experiment"].isin(kept)])
+    html = section(page_only(directory).read_text("utf-8"), "paths")
+    assert "Total effect at the last token = direct + mediated" in html
+    assert '<svg class="path-graph"' not in html
+    # Of MLPs, whose total effects are gone, there is nothing to split.
+    assert "Of 16 modules at the last token" in html
+
+
+def test_too_few_queries_for_any_path_is_a_caveat(mechanism_run: Path, tmp_path: Path) -> None:
+    run = open_run(mechanism_run)
+    few = sorted(set(run.manifest.query_of.values()))[:4]
+    pairs = {pair for pair, query in run.manifest.query_of.items() if query in few}
+    directory = changed_run(mechanism_run, tmp_path / "run", lambda rows: rows[rows["pair_id"].isin(pairs)])
+    html = section(page_only(directory).read_text("utf-8"), "paths")
+    assert "paths (denoise): p is at least 0.12 with 4 queries, so that none of 6 sites can reach q &lt;= 0.05" in html
+
+
+def test_every_table_can_be_taken_out_as_csv(shown: Page, contents: Contents) -> None:
+    names = {button["data-name"]: str(button["data-file"]) for button in shown.tags("button") if "data-file" in button}
+    wanted = {
+        "interaction_scores.csv": LAYERS * HEADS,
+        "direct_contributions.csv": LAYERS * HEADS + LAYERS + 2,
+        "direct_and_mediated.csv": LAYERS * (HEADS + 1),
+        "paths.csv": len(PATHS),
+    }
+    saved = {
+        name: pd.read_csv(io.BytesIO(gzip.decompress(base64.b64decode(shown.scripts[names[name]])))) for name in wanted
+    }
+    assert {name: len(table) for name, table in saved.items()} == wanted
+    scores = contents.mechanism.scores
+    assert scores is not None
+    assert saved["interaction_scores.csv"]["interaction_score"].to_numpy() == pytest.approx(
+        scores.heads["mean"].to_numpy(), rel=1e-6
+    )  # seven digits
+    by_ends = saved["paths.csv"].set_index(["src", "dest"])["effect"]
+    assert by_ends.to_dict() == pytest.approx(PATHS, abs=1e-5)
