@@ -37,7 +37,7 @@ from relscope.results import Run, open_run
 Heads = list[tuple[int, int]]
 MEASURE = "nDCG@10"
 SIZES = (1, 4, 8, 16, 32)
-DEPTHS = (10, 14, 18, 22)
+DEPTHS = (10, 14)
 N_DRAWS = 10
 
 
@@ -251,29 +251,32 @@ def markdown(rows: Sequence[Row]) -> list[str]:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """nDCG@10 against CPU seconds, of one reading: the one that is best on average over ways."""
+    """nDCG@10 against CPU seconds, by the reading `total`, with and without calibration."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    hows = list(dict.fromkeys(row.how for row in rows if row.how))
-    best = max(hows, key=lambda how: np.mean([row.value.value for row in rows if row.how == how]))
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for label, marker in (("effect", "o"), ("attention alone", "s"), ("random", "x"), ("all heads", "D")):
-        of = [row for row in rows if row.how == best and row.name.startswith(label)]
-        low_high = np.array([[row.value.value - row.value.low, row.value.high - row.value.value] for row in of]).T
-        axes.errorbar([row.seconds for row in of], [row.value.value for row in of], yerr=low_high, fmt=marker,
-                      label=label if "heads" in label else f"heads: {label}", capsize=2, elinewidth=0.6)  # fmt: skip
-        for row in of:
-            axes.annotate(row.name.partition(", ")[2].replace(" below layer ", "<L"), (row.seconds, row.value.value),
-                          textcoords="offset points", xytext=(4, 3), fontsize=7)  # fmt: skip
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     judge, first = (next(row for row in rows if row.name == name) for name in ("judge", "BM25"))
-    axes.plot(judge.seconds, judge.value.value, "*", markersize=12, label="judge, full pass")
-    axes.axhline(first.value.value, linestyle=":", label="BM25")
-    axes.set_xlabel("CPU seconds for 100 documents")
-    axes.set_ylabel(f"{MEASURE} ({best})")
-    axes.legend(fontsize=8)
+    for axes, how in zip(panels, ("total, calibrated", "total"), strict=True):
+        for label, marker in (("effect", "o"), ("attention alone", "s"), ("random", "x"), ("all heads", "D")):
+            of = [row for row in rows if row.how == how and row.name.startswith(label)]
+            seconds, values = [row.seconds for row in of], [row.value.value for row in of]
+            ends = [[row.value.value - row.value.low for row in of], [row.value.high - row.value.value for row in of]]
+            name = label if label == "all heads" else f"heads by {label}".replace("by random", "at random")
+            axes.errorbar(seconds, values, yerr=ends, fmt=marker, label=name, capsize=2, elinewidth=0.6)
+            for row in of:
+                said = row.name.partition(", ")[2].replace(" below layer ", " below ")
+                axes.annotate(
+                    said, (row.seconds, row.value.value), textcoords="offset points", xytext=(4, 3), fontsize=7
+                )
+        axes.plot(judge.seconds, judge.value.value, "*", markersize=12, label="judge, whole pass")
+        axes.axhline(first.value.value, linestyle=":", label="BM25")
+        axes.set_title("calibrated" if "calibrated" in how else "not calibrated")
+        axes.set_xlabel("CPU seconds for 100 documents")
+    panels[0].set_ylabel(MEASURE)
+    panels[1].legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=150)
 
 
