@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from relscope.analysis import (
         Circuit,
         HeadSet,
+        chosen_heads,
         compare_rankings,
         judge_quality,
         matched_sets,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         patch_pair,
         patch_pairs,
         reference_of,
+        relevance_scores,
         transfer_pair,
     )
     from relscope.models import check_contract, load_judge, load_judges
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
 
 _ROOM_OF = {
     "Circuit": "analysis",
+    "chosen_heads": "analysis",
     "compare_rankings": "analysis",
     "judge_quality": "analysis",
     "ranking_values": "analysis",
@@ -81,6 +84,7 @@ _ROOM_OF = {
     "load_pairs": "data",
     "ablated": "interventions",
     "reference_of": "interventions",
+    "relevance_scores": "interventions",
     "Joint": "interventions",
     "Site": "interventions",
     "all_sites": "interventions",
@@ -144,6 +148,7 @@ __all__ = [
     "build_report",
     "build_similarity_report",
     "check_contract",
+    "chosen_heads",
     "compare_models",
     "compare_rankings",
     "evaluate",
@@ -165,6 +170,7 @@ __all__ = [
     "ranking_values",
     "reference_of",
     "region_sets",
+    "relevance_scores",
     "rerank",
     "run_study",
     "site_effects",

@@ -161,3 +161,57 @@ def test_help_names_every_option_and_imports_nothing_heavy() -> None:
     for option in ("data", "run", "depth", "queries", "prompt", "method", "top", "measures", "model", "out", "json"):
         assert f"--{option} " in outcome.out
     assert not {"torch", "numpy", "pandas", "ir_measures"} & set(outcome.err.split())
+
+
+def test_heads_that_a_run_puts_first_rank_the_queries_that_did_not_choose_them(
+    relscope: Command, tiny_model_folder: Path, short_prompt: Path, tmp_path: Path
+) -> None:
+    model = ["-m", tiny_model_folder, "-p", short_prompt, "--device", "cpu"]
+    run, file = tmp_path / "run", tmp_path / "heads.json"
+    measured = relscope("run", *model, "-n", 2, "-e", "heads,interaction", "-r", "query", "-o", run)
+    assert measured.status == 0, measured.err
+    chosen = relscope("heads", run, "-k", 3, "--below", 2, "-o", file)
+    assert chosen.out.startswith("query-3 below 2: L")
+    assert f"chosen by 2 queries, which are not reranked\nheads: {file}" in chosen.out
+    assert relscope("heads", run, "--by", "interaction", "-o", tmp_path / "alone.json").status == 0
+    assert json.loads(file.read_text())["chosen_on"] == ["q01", "q02"]
+    words = ["rerank", *model, "-n", 3, "--depth", 4, "--method", "attention"]
+    outcome = relscope(*words, "--heads", file, "-o", tmp_path / "run.trec")
+    assert outcome.status == 0, outcome.err
+    assert ": pointwise-dqi, method attention of query-3 below 2 (total, calibrated), read up to layer " in outcome.out
+    assert "2 held_out" in outcome.err
+    assert set(read_run(tmp_path / "run.trec")) == {"q03", "q04", "q05"}
+    said = json.loads(relscope(*words, "--heads", file, "--reading", "largest", "--uncalibrated", "--json",
+                               "-o", tmp_path / "other.trec").out)  # fmt: skip
+    assert said["n_left_out"] == {"held_out": 2}
+    assert (said["heads"]["name"], said["heads"]["reading"], said["heads"]["calibrated"]) == (
+        "query-3 below 2", "largest", False,
+    )  # fmt: skip
+    assert len(said["heads"]["members"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rerank", "--method", "attention"], "with the method attention no heads are given; relscope heads RUN"),
+        (["rerank", "--method", "attention", "--heads", "gone.json"], "gone.json: cannot be read: No such file"),
+        (
+            ["rerank", "--heads", "{here}/a.json"],
+            "heads: belong to the method attention, and with the method left open",
+        ),
+        (
+            ["rerank", "--method", "attention", "--heads", "{here}/a.json", "-p", "pointwise-qdi"],
+            "query behind the doc",
+        ),
+        (["rerank", "--method", "attention", "--heads", "{here}/a.json"], "heads: layer 99, head 0 does not exist"),
+        (["heads", "gone"], "gone"),
+    ],
+)
+def test_heads_that_cannot_be_used_are_said_in_one_line(
+    relscope: Command, tiny_model_folder: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
+    (tmp_path / "a.json").write_text('{"name": "a", "members": [[99, 0, "query"]], "chosen_on": ["q01"]}')
+    model = ["-m", tiny_model_folder, "-o", tmp_path / "x.trec", "--depth", 2] if words[0] == "rerank" else []
+    outcome = relscope(words[0], *model, *(word.replace("{here}", str(tmp_path)) for word in words[1:]))
+    assert (outcome.status, outcome.out) == (2, "")
+    assert told in outcome.err.splitlines()[-1]

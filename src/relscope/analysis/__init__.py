@@ -22,6 +22,7 @@ from relscope.analysis.changes import (
     part_moves,
     weight_moves,
 )
+from relscope.analysis.chosen_heads import BY_INTERACTION, chosen_heads
 from relscope.analysis.circuits import (
     SHARES,
     Circuit,
@@ -90,6 +91,7 @@ from relscope.analysis.similarity import MEASURES, RBO_P, Chance, Similarity, ra
 from relscope.analysis.stability import Stability, split_half_stability
 
 __all__ = [
+    "BY_INTERACTION",
     "CURVE_COLUMNS",
     "DIFFERENCE_COLUMNS",
     "EFFECT_COLUMNS",
@@ -139,6 +141,7 @@ __all__ = [
     "bottom_set",
     "check_measures",
     "check_regions",
+    "chosen_heads",
     "circuit_sizes",
     "clean_minus_corrupted",
     "compare_rankings",

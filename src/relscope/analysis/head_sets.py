@@ -21,6 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ import pandas as pd
 
 from relscope.analysis.heads import top_heads
 from relscope.errors import InputError
+from relscope.results import make_folder, write_whole
 
 SET_REGIONS: Final = ("document", "query", "instruction", "last")
 """Regions whose heads make up the sets, in the order of the paper's Table 1."""
@@ -50,12 +52,18 @@ class Head(NamedTuple):
 class HeadSet:
     """Heads that are ablated together, each at its region; iterates over its members.
 
+    Attributes:
+        name: for display.
+        members: the heads.
+        chosen_on: ids of the queries by which they were chosen, on which they must not be evaluated; empty: not known.
+
     Raises:
         InputError: a member stands twice.
     """
 
     name: str
     members: tuple[Head, ...]
+    chosen_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.members)) != len(self.members):
@@ -69,8 +77,9 @@ class HeadSet:
         return len(self.members)
 
     def to_json(self) -> str:
-        """One JSON object: name and members, each as [layer, head, region]."""
-        return json.dumps({"name": self.name, "members": self.members})
+        """One JSON object: name, members, each as [layer, head, region], and where it is known `chosen_on`."""
+        known = {"chosen_on": self.chosen_on} if self.chosen_on else {}
+        return json.dumps({"name": self.name, "members": self.members, **known}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> HeadSet:
@@ -82,7 +91,10 @@ class HeadSet:
         try:
             given = json.loads(text)
             members = tuple(Head(_whole(layer), _whole(head), str(region)) for layer, head, region in given["members"])
-            return cls(str(given["name"]), members)
+            chosen_on = given.get("chosen_on", [])
+            if not isinstance(chosen_on, list):
+                raise TypeError("chosen_on is no list")
+            return cls(str(given["name"]), members, tuple(map(str, chosen_on)))
         except (KeyError, TypeError, ValueError) as failure:
             if isinstance(failure, InputError):
                 raise
@@ -90,6 +102,31 @@ class HeadSet:
                 'a head set is a JSON object like {"name": "Last-1", "members": [[15, 4, "last"]]}, '
                 "members as layer, head and region"
             ) from failure
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file, whole or not at all.
+
+        Raises:
+            RunError: the disk refuses.
+        """
+        make_folder(Path(path).parent)
+        write_whole(Path(path), (self.to_json() + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadSet:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file cannot be read, or holds no head set.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: is not UTF-8 text") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)

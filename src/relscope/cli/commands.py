@@ -291,6 +291,7 @@ app.command()(tuning.evaluate)
 app.command()(reranking.rerank)
 app.command()(ablation.ablate)
 app.command()(circuits.circuit)
+app.command()(reranking.heads)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:

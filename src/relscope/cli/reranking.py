@@ -1,4 +1,4 @@
-"""The command that ranks a collection's documents again: `rerank`."""
+"""The commands that rank a collection's documents again, and that choose heads to do it by: `rerank`, `heads`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from relscope.cli import options as o
 
 if TYPE_CHECKING:
-    from relscope.study import RankingComparison, RerankRun, StudyConfig
+    from relscope.study import RankingComparison, Reranking, RerankRun, StudyConfig
 
 _WHAT = "What is ranked, and how"
 _COMMA = re.compile(r",(?![^(]*\))")  # not those between the arguments of a measure
@@ -44,8 +44,20 @@ def rerank(
     method: Annotated[
         str | None,
         typer.Option("--method", rich_help_panel=_WHAT,
-                     help="pointwise; with a pairwise prompt sliding-window (the default), heapsort, all-pairs."),
+                     help="pointwise, attention; of pairwise prompts sliding-window (default), heapsort, all-pairs."),
     ] = None,
+    heads: Annotated[
+        Path | None,
+        typer.Option("--heads", rich_help_panel=_WHAT, help="Of attention: head set, a file of relscope heads."),
+    ] = None,
+    reading: Annotated[
+        str, typer.Option("--reading", rich_help_panel=_WHAT, help="Of attention: total or largest, over the document.")
+    ] = "total",
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated/--uncalibrated", rich_help_panel=_WHAT,
+                     help="Of attention: take away what a content-free query pays."),
+    ] = True,
     top: Annotated[
         int, typer.Option("--top", rich_help_panel=_WHAT, help="Places that sliding-window and heapsort settle.")
     ] = 10,
@@ -73,9 +85,13 @@ def rerank(
     file = out
     try:
         config = o.study_config(None, settings)
-        from relscope.study import Reranking
+        from relscope.study import HeadSet, Reranking
 
-        options = Reranking(method=method, depth=depth, top=top, queries=queries, run=run)
+        chosen = None if heads is None else HeadSet.load(heads)
+        options = Reranking(
+            method=method, depth=depth, top=top, queries=queries, run=run, heads=chosen, reading=reading,
+            calibrated=calibrated,
+        )  # fmt: skip
         name = f"{o.folder_name(config)}-{options.method_of(config.prompt)}.trec"
         file = out or Path("runs") / name
         from relscope.cli.show import print_json, progress_shown
@@ -86,9 +102,41 @@ def rerank(
     except KeyboardInterrupt:
         raise o.interrupted(file, out, ".verdicts") from None
     if as_json:
-        print_json(_as_json(done, config))
+        print_json(_as_json(done, config) | _heads_json(options))
     else:
-        _print(done, config)
+        _print(done, config, options)
+
+
+def heads(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    k: Annotated[int, typer.Option("--k", "-k", help="Number of heads.")] = 8,
+    by: Annotated[
+        str,
+        typer.Option("--by", help="A region (|effect| of z there), an edge such as query<-document (|effect| of its "
+                     "scores), or interaction (attention alone)."),
+    ] = "query",
+    below: Annotated[
+        int | None, typer.Option("--below", help="Only heads of layers below this one: reranking stops earlier.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the head set (heads/NAME.json).")] = None,
+) -> None:  # fmt: skip
+    """Choose the heads that a run puts first, with the queries that they were chosen by; writes a JSON file."""
+    from relscope.cli.show import OUT
+    from relscope.study import chosen_heads, open_run
+
+    chosen = chosen_heads(open_run(run), k, by=by, below=below)
+    file = out or Path("heads") / f"{o.source_name(str(run))}-{re.sub(r'[^A-Za-z0-9.]+', '-', chosen.name)}.json"
+    chosen.save(file)
+    OUT.print(f"{chosen.name}: {', '.join(f'L{head.layer}H{head.head}' for head in chosen)}", markup=False)
+    OUT.print(f"chosen by {len(chosen.chosen_on)} queries, which are not reranked", markup=False)
+    OUT.print(f"heads: {file}", markup=False)
+
+
+def _heads_json(options: Reranking) -> dict[str, Any]:
+    if options.heads is None:
+        return {}
+    how = {"reading": options.reading, "calibrated": options.calibrated}
+    return {"heads": {"name": options.heads.name, "members": options.heads.members, **how}}
 
 
 def _as_json(done: RerankRun, config: StudyConfig) -> dict[str, Any]:
@@ -112,7 +160,7 @@ def _as_json(done: RerankRun, config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _print(done: RerankRun, config: StudyConfig) -> None:
+def _print(done: RerankRun, config: StudyConfig, options: Reranking) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -120,9 +168,14 @@ def _print(done: RerankRun, config: StudyConfig) -> None:
 
     reranked, prompt = done.reranked, config.prompt
     adapter = f" with {config.adapter}" if config.adapter else ""
+    how = reranked.method
+    if options.heads is not None:
+        last = max(head.layer for head in options.heads)
+        reading = f"{options.reading}, {'' if options.calibrated else 'not '}calibrated"
+        how = f"{how} of {escape(options.heads.name)} ({reading}), read up to layer {last}"
     OUT.print(
         f"{escape(config.model + adapter)} on {escape(config.data)}: {prompt.format}-{prompt.order}, method "
-        f"{reranked.method}; {reranked.n_prompts:,} prompts for {done.n_documents:,} documents of {done.n_queries:,} "
+        f"{how}; {reranked.n_prompts:,} prompts for {done.n_documents:,} documents of {done.n_queries:,} "
         "queries\n"
     )
     if rows := done.comparisons:

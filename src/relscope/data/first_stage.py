@@ -56,7 +56,12 @@ class FirstStage:
 
 
 def first_stage(
-    collection: Collection, *, depth: int = 100, limit: int | None = None, run: str | Path | None = None
+    collection: Collection,
+    *,
+    depth: int = 100,
+    limit: int | None = None,
+    run: str | Path | None = None,
+    held_out: Mapping[str, str] | None = None,
 ) -> FirstStage:
     """The best `depth` documents of each query.
 
@@ -65,6 +70,7 @@ def first_stage(
         depth: at most so many documents of a query.
         limit: at most so many queries, the first of the collection; None: all.
         run: a TREC run file, or "bm25"; None: the collection's own run, else BM25.
+        held_out: queries that are not to be ranked, each with what is said of it.
 
     Raises:
         InputError: an option out of its range, a run file that cannot be read or is of another collection, a run
@@ -89,6 +95,8 @@ def first_stage(
     for query_id, text in chosen.items():
         if (problem := _problem(query_id, clean_text(text))) is not None:
             left_out.append(problem)
+        elif held_out is not None and query_id in held_out:
+            left_out.append(LeftOut(query_id, None, "held_out", f'query "{query_id}" {held_out[query_id]}'))
         elif limit is None or len(asked) < limit:
             asked[query_id] = clean_text(text)
     if not asked:

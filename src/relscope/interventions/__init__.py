@@ -26,6 +26,7 @@ from relscope.interventions.patching import (
 )
 from relscope.interventions.paths import direct_effects, patch_paths
 from relscope.interventions.references import Kind, Positions, Reference, reference_of
+from relscope.interventions.relevance_score import CONTENT_FREE_QUERY, READINGS, relevance_scores
 from relscope.interventions.routes import RECEIVERS, SENDERS, VARIANTS, Path
 from relscope.interventions.sites import (
     COMPONENTS,
@@ -49,7 +50,9 @@ from relscope.interventions.vocabulary import (
 __all__ = [
     "ABLATED_COMPONENTS",
     "COMPONENTS",
+    "CONTENT_FREE_QUERY",
     "DEFAULT_MEMORY_BYTES",
+    "READINGS",
     "RECEIVERS",
     "SENDERS",
     "VARIANTS",
@@ -92,6 +95,7 @@ __all__ = [
     "patch_paths",
     "path_cost",
     "reference_of",
+    "relevance_scores",
     "require_comparable_weights",
     "require_same_shape",
     "too_little_memory",

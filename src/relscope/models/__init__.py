@@ -2,6 +2,7 @@
 
 from relscope.models.architectures import ARCHITECTURES, DecoderLayer
 from relscope.models.attention import MOST_SCORES, EditFunction
+from relscope.models.attention_reading import QueryAttention, check_readable, query_attention
 from relscope.models.contract import Clause, Contract, check_contract
 from relscope.models.differences import BaseRows, linear_modules
 from relscope.models.edits import (
@@ -55,12 +56,14 @@ __all__ = [
     "ParameterPart",
     "Piece",
     "PositionEdit",
+    "QueryAttention",
     "RecordedRun",
     "Replacement",
     "Treatment",
     "TunableJudge",
     "VerdictLint",
     "check_contract",
+    "check_readable",
     "goes_by_rows",
     "hook",
     "is_adapter_on",
@@ -72,6 +75,7 @@ __all__ = [
     "load_tokenizer",
     "parameter_parts",
     "patched",
+    "query_attention",
     "source_edges",
     "split_adapter",
 ]

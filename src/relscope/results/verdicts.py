@@ -4,6 +4,8 @@ A folder: `manifest.json` says what the LDs depend on, `verdicts.jsonl` has one 
 
     {"query_id": "q1", "documents": ["d7"], "ld": 1.25}             pairwise: two documents, in the order of the prompt
 
+Where documents are ranked by another number than LD, that number stands there under its own name.
+
 A line is there whole or not at all: what a killed process left of its last one is cut off, and the prompt judged again.
 """
 
@@ -34,6 +36,7 @@ class Verdicts:
     Args:
         folder: made if absent; continued if it holds verdicts of the same identity.
         identity: whatever changes an LD or which prompts are asked, as JSON values.
+        value: what the number of a prompt is called.
 
     Attributes:
         known: LD of each prompt that is judged.
@@ -43,15 +46,15 @@ class Verdicts:
         RunError: another process writes there, a line is damaged, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], value: str = "ld") -> None:
         _refuse_foreign_folder(folder)
         make_folder(folder)
-        self.folder = folder
+        self.folder, self._value = folder, value
         self._lock = FolderLock(folder)
         try:
             _check_identity(folder, dict(identity))
             self._path = folder / VERDICTS_NAME
-            self.known: dict[Asked, float] = _read(self._path) if self._path.exists() else {}
+            self.known: dict[Asked, float] = _read(self._path, value) if self._path.exists() else {}
         except BaseException:
             self._lock.release()
             raise
@@ -66,11 +69,11 @@ class Verdicts:
         for (query_id, *documents), ld in measured.items():
             if not math.isfinite(ld):
                 raise InputError(
-                    f'query "{query_id}", document {" and ".join(documents)}: LD is {ld}; is the number format too '
-                    "narrow for this model? Use float32"
+                    f'query "{query_id}", document {" and ".join(documents)}: {self._name} is {ld}; is the number '
+                    "format too narrow for this model? Use float32"
                 )
         lines = (
-            json.dumps({"query_id": query_id, "documents": documents, "ld": ld}) + "\n"
+            json.dumps({"query_id": query_id, "documents": documents, self._value: ld}) + "\n"
             for (query_id, *documents), ld in measured.items()
         )
         try:
@@ -86,6 +89,10 @@ class Verdicts:
         except OSError as error:
             raise RunError(write_problem(self._path, error)) from error
         self.known |= measured
+
+    @property
+    def _name(self) -> str:
+        return "LD" if self._value == "ld" else self._value
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +128,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def _read(path: Path) -> dict[Asked, float]:
+def _read(path: Path, value: str) -> dict[Asked, float]:
     try:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -133,7 +140,7 @@ def _read(path: Path) -> dict[Asked, float]:
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             row = json.loads(line)
-            known[(row["query_id"], *row["documents"])] = float(row["ld"])
+            known[(row["query_id"], *row["documents"])] = float(row[value])
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(f"{path}, line {number}: damaged; delete the line: its prompt is judged again") from error
     return known

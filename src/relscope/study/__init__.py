@@ -1,8 +1,9 @@
 """The study: one frozen configuration, run to rows; and what can be asked before it runs."""
 
-from relscope.analysis import RankingComparison
+from relscope.analysis import HeadSet, RankingComparison, chosen_heads
 from relscope.prompts import print_prompt as show_prompt
 from relscope.prompts import read_yaml
+from relscope.results import open_run
 from relscope.study.ablating import Machine, ablate_run
 from relscope.study.ablation_plan import AblationOptions
 from relscope.study.checking import ModelCheck, check_model
@@ -43,6 +44,7 @@ __all__ = [
     "Edges",
     "Experiments",
     "Flow",
+    "HeadSet",
     "Heads",
     "Interaction",
     "JointHeads",
@@ -64,6 +66,7 @@ __all__ = [
     "Vocabulary",
     "ablate_run",
     "check_model",
+    "chosen_heads",
     "compare_models",
     "config_problems",
     "error_of",
@@ -76,6 +79,7 @@ __all__ = [
     "judge_pairs",
     "load_circuit",
     "measure_reranked",
+    "open_run",
     "package_versions",
     "plan_study",
     "prepare",

@@ -5,6 +5,8 @@ documents A and B (pairwise), gets their LDs, and returns the documents, best fi
 of many queries can be judged together, and no method knows the model.
 
     pointwise        value = LD(d), highest first
+    attention        value = relevance_score(d), highest first: what some heads attend to, and no verdict
+                     (`relscope.interventions.relevance_score`)
     pairwise         margin(a, b) = LD(a, b) - LD(b, a): both orders, so that what is added to a verdict because a
                      document stands first falls out. a goes before b if margin(a, b) > 0
 
@@ -26,6 +28,7 @@ here their difference decides.
 Cost, in prompts of a query with n documents, top = k (`most_prompts`):
 
     pointwise        n
+    attention        n, none of them run to the end
     all-pairs        n (n - 1)
     sliding-window   at most 2 (n - 1 + n - 2 + ... + n - k): two documents that meet again are not judged again
     heapsort         at most 2 (2 n + 2 (k - 1) log2 n), mostly much less
@@ -109,8 +112,9 @@ def heapsort(documents: Sequence[str], top: int) -> Ranking:
     return _by_place(best + sorted(heap, key=place.__getitem__))
 
 
+ATTENTION: Final = "attention"
 METHODS: Final[dict[str, dict[str, Callable[[Sequence[str], int], Ranking]]]] = {
-    "pointwise": {"pointwise": pointwise},
+    "pointwise": {"pointwise": pointwise, ATTENTION: pointwise},
     "pairwise": {"sliding-window": sliding_window, "heapsort": heapsort, "all-pairs": all_pairs},
 }
 """The methods of each format of prompt, the default first."""
@@ -119,7 +123,7 @@ METHODS: Final[dict[str, dict[str, Callable[[Sequence[str], int], Ranking]]]] = 
 def most_prompts(method: str, n_documents: int, top: int) -> int:
     """The most prompts that a method has judged for a query with so many documents."""
     n, k = n_documents, min(top, max(n_documents - 1, 0))
-    if method == "pointwise":
+    if method in METHODS["pointwise"]:
         return n
     if method == "all-pairs":
         return n * (n - 1)

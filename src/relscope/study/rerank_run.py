@@ -72,7 +72,8 @@ def rerank_run(
     reranked = rerank(judge, collection, config.prompt, options, folder=folder, progress=progress)
     write_whole(out, run_text(reranked.rankings, "relscope").encode())
     progress.stage("measuring")
-    _lint(judge, collection, config.prompt, reranked, progress)
+    if options.heads is None:  # else it says nothing
+        _lint(judge, collection, config.prompt, reranked, progress)
     judged = {q: collection.qrels[q] for q in reranked.rankings if collection.qrels.get(q)}
     return RerankRun(
         reranked=reranked,

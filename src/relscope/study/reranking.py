@@ -4,7 +4,8 @@
 
 The methods, their formulas and their cost in prompts are in `relscope.study.ranking_methods`. Each document is cut
 alone to the template's `max_document_tokens`. Prompts of one query are judged together, so that what they begin with is
-run once (`JudgeModel.relevance`).
+run once (`JudgeModel.relevance`). The method attention asks for no verdict: it reads heads, and does not rank the
+queries by which they were chosen.
 
 Nothing is dropped: a document that cannot be asked about stands behind all that can, in the order of the first stage,
 and is told with its reason; a query of which the first stage finds nothing has an empty ranking.
@@ -25,14 +26,16 @@ from typing import Any
 
 import numpy as np
 
+from relscope.analysis import HeadSet
 from relscope.data import Collection, FirstStage, LeftOut, first_stage
 from relscope.data.text import cut_document
 from relscope.errors import InputError, did_you_mean
-from relscope.models import JudgeModel
+from relscope.interventions import CONTENT_FREE_QUERY, READINGS, relevance_scores
+from relscope.models import JudgeModel, check_readable
 from relscope.prompts import PartError, PromptRenderer, PromptTemplate, render_cut
 from relscope.results import Asked, Verdicts
 from relscope.study.prepare import Progress, Silent
-from relscope.study.ranking_methods import METHODS, Ranked, Ranking, most_prompts
+from relscope.study.ranking_methods import ATTENTION, METHODS, Ranked, Ranking, most_prompts
 from relscope.version import __version__
 
 _PROMPTS_TOGETHER = 64
@@ -44,15 +47,19 @@ class Reranking:
     """What is ranked again, and how.
 
     Attributes:
-        method: pointwise; of pairwise prompts sliding-window, heapsort or all-pairs; None: the first of these that the
-            prompt's format allows.
+        method: pointwise or attention; of pairwise prompts sliding-window, heapsort or all-pairs; None: the first of
+            these that the prompt's format allows.
         depth: at most so many documents of a query, the best of the first stage.
         top: places that sliding-window and heapsort settle; the others sort every document.
         queries: at most so many queries, the first of the collection; None: all.
         run: the first stage: a TREC run file, or "bm25"; None: the collection's own run, else BM25.
+        heads: that the method attention reads, each once whatever its regions; queries of `chosen_on` are not ranked.
+        reading: what attention makes of a head's pattern: total or largest (`relscope.interventions`).
+        calibrated: whether attention takes away what the document gets from a content-free query.
 
     Raises:
-        InputError: there is no such method, or a number is below 1.
+        InputError: there is no such method or reading, a number is below 1, or heads are given without the method
+            attention or the other way round.
     """
 
     method: str | None = None
@@ -60,15 +67,31 @@ class Reranking:
     top: int = 10
     queries: int | None = None
     run: str | Path | None = None
+    heads: HeadSet | None = None
+    reading: str = "total"
+    calibrated: bool = True
 
     def __post_init__(self) -> None:
         known = [name for methods in METHODS.values() for name in methods]
         if self.method is not None and self.method not in known:
             raise InputError(f"method: {self.method!r} does not exist: {did_you_mean(self.method, known)}")
+        if (self.method == ATTENTION) != (self.heads is not None):
+            given = "heads are given" if self.heads is not None else "no heads are given"
+            raise InputError(
+                f"heads: belong to the method attention, and with the method {self.method or 'left open'} {given}; "
+                "relscope heads RUN chooses them"
+            )
+        if self.reading not in READINGS:
+            raise InputError(f"reading: {self.reading!r} does not exist: {did_you_mean(self.reading, READINGS)}")
         for name in ("depth", "top", "queries"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}: must be at least 1, not {value}")
+
+    @property
+    def model_heads(self) -> list[tuple[int, int]]:
+        """Layer and head of each of the heads, each once, in order."""
+        return sorted({(head.layer, head.head) for head in self.heads or ()})
 
     def method_of(self, template: PromptTemplate) -> str:
         """The method, for prompts of this format.
@@ -85,6 +108,11 @@ class Reranking:
                 f"method: {method} needs a {other} prompt, and this one is {template.format}: use the prompt "
                 f"{other}-{order}, or the method {' or '.join(methods)}"
             )
+        if method == ATTENTION and template.order == "qdi":
+            raise InputError(
+                "method: attention needs the query behind the document, where it can look back at it; use the prompt "
+                "pointwise-dqi or pointwise-idq"
+            )
         return method
 
 
@@ -96,7 +124,8 @@ class Reranked:
         method: that was used.
         first: the first stage, cut to the depth.
         rankings: query id to (document id, value), best first, every document of the first stage in it. Values fall
-            strictly, in float32: LDs or numbers of wins, lowered by the least step where they tie; places otherwise.
+            strictly, in float32: LDs, relevance scores or numbers of wins, lowered by the least step where they tie;
+            places otherwise.
         n_prompts: prompts that were judged, those included that were stored before.
         left_out: queries that have no ranking, and documents that could not be asked about.
     """
@@ -147,8 +176,11 @@ def rerank(
     progress = Silent() if progress is None else progress
     options = Reranking() if options is None else options
     method = options.method_of(template)
+    if options.heads is not None:
+        check_readable(judge, options.model_heads)
     progress.stage("ranking the first stage")
-    first = first_stage(collection, depth=options.depth, limit=options.queries, run=options.run)
+    held_out = dict.fromkeys(() if options.heads is None else options.heads.chosen_on, "is one that chose the heads")
+    first = first_stage(collection, depth=options.depth, limit=options.queries, run=options.run, held_out=held_out)
     progress.stage("cutting documents")
     renderer = PromptRenderer(judge.tokenizer, template)
     queries, left_out = _prepare(judge, renderer, collection, first)
@@ -156,11 +188,14 @@ def rerank(
     if not any(query.documents for query in queries.values()):
         detail = left_out[0].detail if left_out else "the first stage finds nothing"
         raise InputError(f"{collection.name}: no document can be asked about; for example {detail}")
-    asker = _Asker(judge, renderer, queries, progress)
+    if options.heads is not None and not held_out:
+        progress.warn(f"{options.heads.name}: says of no query that it chose the heads; measure on none that did")
+    asker = _Asker(judge, renderer, queries, options, progress)
     with contextlib.ExitStack() as stack:
         if folder is not None:
             identity = _identity(asker, collection, first, dataclasses.replace(options, method=method))
-            asker.kept = stack.enter_context(Verdicts(Path(folder), identity))
+            value = "ld" if options.heads is None else "relevance_score"
+            asker.kept = stack.enter_context(Verdicts(Path(folder), identity, value))
             asker.known.update(asker.kept.known)
         n_most = sum(most_prompts(method, len(query.documents), options.top) for query in queries.values())
         progress.stage(f"judging at most {n_most:,} prompts of {len(queries)} queries, {method}")
@@ -211,12 +246,18 @@ def _prepare(
 
 
 class _Asker:
-    """Gives the LDs of prompts, from what is known or from the judge, and keeps what it learns."""
+    """Gives the LDs of prompts, or the relevance scores, from what is known or from the judge; keeps what it learns."""
 
     def __init__(
-        self, judge: JudgeModel, renderer: PromptRenderer, queries: Mapping[str, _Query], progress: Progress
+        self,
+        judge: JudgeModel,
+        renderer: PromptRenderer,
+        queries: Mapping[str, _Query],
+        options: Reranking,
+        progress: Progress,
     ) -> None:
         self.judge, self.renderer, self.queries, self.progress = judge, renderer, queries, progress
+        self.options = options
         self.known: dict[Asked, float] = {}
         self.asked: set[Asked] = set()
         self.kept: Verdicts | None = None
@@ -225,7 +266,7 @@ class _Asker:
         self.progress.advance(known := sum(prompt in self.known for prompt in prompts), float(known))
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.known]
         for together in _together(missing):
-            measured = self._judge(together)
+            measured = self._judge(together) if self.options.heads is None else self._read(together)
             if self.kept is not None:
                 self.kept.add(measured)
             self.known |= measured
@@ -244,6 +285,15 @@ class _Asker:
             assert answer_ids is not None  # of a query with documents
             measured.update(zip(chosen, self.judge.relevance(rendered, answer_ids).tolist(), strict=True))
         return measured
+
+    def _read(self, prompts: Sequence[Asked]) -> dict[Asked, float]:
+        rendered = []
+        for query_id, doc_id in prompts:
+            query = self.queries[query_id]
+            texts = (query.text, CONTENT_FREE_QUERY) if self.options.calibrated else (query.text,)
+            rendered.append(tuple(self.renderer.render(text, [query.documents[doc_id]]) for text in texts))
+        scores = relevance_scores(self.judge, rendered, self.options.model_heads, self.options.reading)
+        return dict(zip(prompts, scores.tolist(), strict=True))
 
 
 def _together(prompts: Sequence[Asked]) -> Iterator[list[Asked]]:
@@ -326,6 +376,10 @@ def _identity(asker: _Asker, collection: Collection, first: FirstStage, options:
     for query_id, query in asker.queries.items():
         digest.update(json.dumps([query_id, query.text, list(query.documents.items())]).encode() + b"\n")
     asked = dataclasses.asdict(options) | {"run": first.name}
+    if options.heads is None:
+        del asked["heads"], asked["reading"], asked["calibrated"]
+    else:
+        asked["heads"] = options.model_heads
     return {
         "model": dataclasses.asdict(asker.judge.identity),
         "prompt": asker.renderer.template.model_dump(mode="json") | {"scaffold": asker.renderer.scaffold_text},

@@ -1,0 +1,93 @@
+"""Heads that a run puts first: by effect and by attention alone, and the queries that chose them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relscope.analysis import Head, HeadSet, chosen_heads
+from relscope.errors import InputError
+from relscope.results import INTERACTION, Run, open_run, write_readout
+from synthetic import write_synthetic_run
+from synthetic_mechanism import write_mechanism_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of 4 layers of 4 heads, with interaction scores: S of layer l, head h is 4 l + h, but -20 for L3H3."""
+    folder = write_synthetic_run(tmp_path_factory.mktemp("run") / "run", n_pairs=4)
+    pair_ids = [pair.pair_id for pair in open_run(folder).manifest.pairs]
+    rows = [(pair, layer, head) for pair in pair_ids for layer in range(4) for head in range(4)]
+    columns = {
+        "pair_id": [pair for pair, *_ in rows],
+        "layer": [layer for _, layer, _ in rows],
+        "head": [head for *_, head in rows],
+        "positive": [-18.0 if (layer, head) == (3, 3) else 4.0 * layer + head + 2 for _, layer, head in rows],
+        "negative": [2.0] * len(rows),
+    }
+    write_readout(folder, INTERACTION, columns)
+    return open_run(folder)
+
+
+def test_by_a_region_they_are_those_of_largest_mean_change(run: Run) -> None:
+    rows = run.rows("heads")
+    rows = rows[rows["region"] == "query"].assign(change=lambda of: of["ld_patched"] - of["ld_corrupted"])
+    size = rows.groupby(["layer", "head"])["change"].mean().abs().sort_values(ascending=False)
+    expected_order = [Head(int(layer), int(head), "query") for layer, head in size.index]
+    found = chosen_heads(run, 5)
+    assert (found.name, found.members) == ("query-5", tuple(expected_order[:5]))
+    below = chosen_heads(run, 3, below=2)
+    assert below.members == tuple(head for head in expected_order if head.layer < 2)[:3]
+    assert below.name == "query-3 below 2"
+
+
+def test_by_interaction_they_are_those_of_largest_and_not_most_negative_score(run: Run) -> None:
+    found = chosen_heads(run, 3, by="interaction")
+    assert found.members == (Head(3, 2, "query"), Head(3, 1, "query"), Head(3, 0, "query"))
+
+
+def test_by_an_edge_they_are_those_of_largest_effect_of_its_scores(tmp_path: Path) -> None:
+    run = open_run(write_mechanism_run(tmp_path / "run"))
+    # There, edges query<-document have exactly the effects of z at the query.
+    by_edge, by_region = chosen_heads(run, 4, by="query<-document"), chosen_heads(run, 4)
+    assert (by_edge.name, by_edge.members) == ("query<-document-4", by_region.members)
+
+
+def test_they_carry_the_queries_of_all_pairs_into_their_file(run: Run, tmp_path: Path) -> None:
+    found = chosen_heads(run, 2)
+    assert set(found.chosen_on) == set(run.manifest.query_of.values())
+    assert len(found.chosen_on) == len(set(found.chosen_on))
+    found.save(tmp_path / "deep" / "heads.json")
+    assert HeadSet.load(tmp_path / "deep" / "heads.json") == found
+
+
+def test_what_a_run_has_not_measured_cannot_choose(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no heads of the experiment heads at 'middle'; it has all, document, "):
+        chosen_heads(run, 1, by="middle")
+    with pytest.raises(InputError, match=r"no scores of the experiment edges at 'query<-document'; it has none"):
+        chosen_heads(run, 1, by="query<-document")
+    with pytest.raises(InputError, match=r"k is 9; .* has measured 8 heads by 'query' in layers below 2"):
+        chosen_heads(run, 9, below=2)
+    with pytest.raises(InputError, match="k is 0"):
+        chosen_heads(run, 0)
+    bare = open_run(write_synthetic_run(tmp_path / "bare", n_pairs=4))
+    with pytest.raises(InputError, match="has no interaction scores; run it with --experiments interaction"):
+        chosen_heads(bare, 1, by="interaction")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"\xff", "is not UTF-8 text"),
+        (b"[]", "a head set is a JSON object like"),
+        (b'{"name": "a", "members": [[0, 1, "query"]], "chosen_on": "q1"}', "a head set is a JSON object like"),
+    ],
+)
+def test_a_file_that_holds_no_head_set_is_refused_by_its_name(tmp_path: Path, content: bytes | None, told: str) -> None:
+    path = tmp_path / "heads.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"heads\.json: {told}"):
+        HeadSet.load(path)

@@ -1,0 +1,119 @@
+"""Reranking by the attention of chosen heads: every score one by one, and queries that chose the heads left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reference_readouts import ReadoutReference
+from relscope.analysis import Head, HeadSet
+from relscope.data import Collection, load_collection
+from relscope.errors import InputError
+from relscope.models import JudgeModel, load_judge
+from relscope.prompts import PromptRenderer, PromptTemplate, render_cut
+from relscope.study import Reranking, rerank
+from tiny_study import SHORT, Told
+
+HEADS = HeadSet("mine", (Head(2, 1, "query"), Head(0, 3, "query"), Head(2, 1, "last")), ("q01", "q03"))
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_model_folder: Path) -> JudgeModel:
+    return load_judge(str(tiny_model_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Collection:
+    return load_collection("demo")
+
+
+@pytest.mark.parametrize(("order", "calibrated"), [("dqi", True), ("idq", True), ("dqi", False)])
+def test_every_value_is_that_of_the_patterns_that_the_model_gives_out(
+    judge: JudgeModel, demo: Collection, order: Any, calibrated: bool
+) -> None:
+    template = PromptTemplate(order=order, **SHORT)
+    options = Reranking(method="attention", heads=HEADS, depth=6, queries=2, calibrated=calibrated)
+    reranked = rerank(judge, demo, template, options)
+    reference, renderer = ReadoutReference(judge.model, "llama"), PromptRenderer(judge.tokenizer, template)
+
+    def paid(query_text: str, head: str) -> float:
+        prompt = renderer.render(query_text, [head])
+        patterns = reference.patterns(prompt.ids)
+        query, document = prompt.region("query"), prompt.region("document")
+        # a head that stands in the set at two regions is read once
+        return sum(
+            float(patterns[layer][head][i, k]) / len(query) for layer, head in [(2, 1), (0, 3)] for i in query
+            for k in document
+        ) / 2  # fmt: skip
+
+    assert list(reranked.rankings) == ["q02", "q04"]
+    assert (reranked.method, reranked.n_prompts) == ("attention", 12)
+    for query_id, ranked in reranked.rankings.items():
+        values = [value for _, value in ranked]
+        assert values == sorted(values, reverse=True)
+        for doc_id, value in ranked:
+            head, _ = render_cut(renderer, demo.queries[query_id], demo.documents[doc_id])
+            wanted = paid(demo.queries[query_id], head) - (paid("N/A", head) if calibrated else 0)
+            assert value == pytest.approx(wanted, abs=1e-5)  # float32 of order 1, other batches
+
+
+def test_queries_that_chose_the_heads_are_left_out_and_told(judge: JudgeModel, demo: Collection) -> None:
+    told = Told()
+    options = Reranking(method="attention", heads=HEADS, depth=2)
+    reranked = rerank(judge, demo, PromptTemplate(**SHORT), options, progress=told)
+    assert set(demo.queries) - set(reranked.rankings) == {"q01", "q03"}
+    assert [(one.query_id, one.reason) for one in reranked.left_out] == [("q01", "held_out"), ("q03", "held_out")]
+    assert '2 queries are left out: 2 held_out; for example query "q01" is one that chose the heads' in told.warnings
+    unknown = dataclasses.replace(HEADS, chosen_on=())
+    rerank(judge, demo, PromptTemplate(**SHORT), dataclasses.replace(options, heads=unknown, queries=1), progress=told)
+    assert "mine: says of no query that it chose the heads; measure on none that did" in told.warnings
+
+
+def test_no_query_is_left_where_all_chose_the_heads(judge: JudgeModel, demo: Collection) -> None:
+    heads = dataclasses.replace(HEADS, chosen_on=tuple(demo.queries))
+    with pytest.raises(InputError, match='no query can be ranked; for example query "q01" is one that chose the heads'):
+        rerank(judge, demo, PromptTemplate(**SHORT), Reranking(method="attention", heads=heads))
+
+
+def test_scores_are_kept_under_their_name_and_not_mixed_with_those_of_other_heads(
+    judge: JudgeModel, demo: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template, options = PromptTemplate(**SHORT), Reranking(method="attention", heads=HEADS, depth=3, queries=2)
+    first = rerank(judge, demo, template, options, folder=tmp_path / "kept")
+    rows = [json.loads(line) for line in (tmp_path / "kept" / "verdicts.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert all(set(row) == {"query_id", "documents", "relevance_score"} for row in rows)
+    with monkeypatch.context() as without:
+        without.setattr("relscope.study.reranking.relevance_scores", None)
+        assert rerank(judge, demo, template, options, folder=tmp_path / "kept").rankings == first.rankings
+    other = dataclasses.replace(HEADS, members=HEADS.members[:1])
+    for changed in ({"heads": other}, {"reading": "largest"}, {"calibrated": False}):
+        with pytest.raises(InputError, match=f"reranking.{next(iter(changed))}"):
+            rerank(judge, demo, template, dataclasses.replace(options, **changed), folder=tmp_path / "kept")
+
+
+def test_heads_that_the_model_does_not_have_are_refused_before_anything_is_made(
+    judge: JudgeModel, demo: Collection, tmp_path: Path
+) -> None:
+    heads = HeadSet("other", (Head(0, 0, "query"), Head(99, 0, "query")))
+    with pytest.raises(InputError, match="layer 99, head 0 does not exist"):
+        rerank(judge, demo, PromptTemplate(**SHORT), Reranking(method="attention", heads=heads), folder=tmp_path / "v")
+    assert not (tmp_path / "v").exists()
+
+
+def test_options_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(InputError, match="with the method attention no heads are given; relscope heads RUN"):
+        Reranking(method="attention")
+    with pytest.raises(InputError, match="with the method left open heads are given"):
+        Reranking(heads=HEADS)
+    with pytest.raises(InputError, match="reading: 'max' does not exist"):
+        Reranking(method="attention", heads=HEADS, reading="max")
+    attention = Reranking(method="attention", heads=HEADS)
+    with pytest.raises(InputError, match="needs the query behind the document"):
+        attention.method_of(PromptTemplate(order="qdi"))
+    with pytest.raises(InputError, match="attention needs a pointwise prompt, and this one is pairwise"):
+        attention.method_of(PromptTemplate(format="pairwise"))
