@@ -113,16 +113,16 @@ def speed_rows(judge: JudgeModel, n_prompts: int, rounds: int) -> list[str]:
 def sharing_rows(judge: JudgeModel, n_prompts: int, rounds: int) -> tuple[list[str], float]:
     """Shared beginnings against none, and the largest difference in LD."""
     lines, worst = [], 0.0
-    worth = scoring._WORTH_SHARING
+    worth = scoring.WORTH_SHARING
     for order in ("qdi", "idq"):
         prompts = prompts_of_one_query(judge, order, n_prompts)
 
         def scored(least: int, prompts: list[Prompt] = prompts) -> torch.Tensor:
-            scoring._WORTH_SHARING = least
+            scoring.WORTH_SHARING = least
             try:
                 return judge.relevance(prompts, ANSWERS)
             finally:
-                scoring._WORTH_SHARING = worth
+                scoring.WORTH_SHARING = worth
 
         worst = max(worst, (scored(worth) - scored(sys.maxsize)).abs().max().item())
         ways = {"shared": lambda scored=scored: scored(worth), "alone": lambda scored=scored: scored(sys.maxsize)}

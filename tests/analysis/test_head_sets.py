@@ -118,10 +118,10 @@ def test_a_member_that_stands_twice_is_refused() -> None:
 
 
 def test_a_size_may_be_a_share_of_all_heads() -> None:
-    assert [set_size(k, 270) for k in (20, 0.02, 0.08, 0.001)] == [20, 5, 22, 1]
+    assert [set_size(k, 30, 9) for k in (20, 0.02, 0.08, 0.001)] == [20, 5, 22, 1]
     for k in (0, -1, 2.5):
         with pytest.raises(InputError, match="give a number of heads, or a share"):
-            set_size(k, 270)
+            set_size(k, 30, 9)
 
 
 @pytest.mark.parametrize("k", [0, 9])

@@ -95,6 +95,9 @@ def test_systems_that_do_not_differ_have_p_1_and_one_query_has_none() -> None:
     (one,) = compare_rankings(frame({"old": [0.5], "new": [0.7]}), "old")
     assert math.isnan(one.p_t_holm)
     assert math.isnan(one.p_flip)
+    (equal,) = compare_rankings(frame({"old": [0.1, 0.2, 0.3], "new": [0.2, 0.3, 0.4]}), "old")
+    assert math.isnan(equal.p_t)  # not a p of almost 0, by the rounding of equal differences
+    assert equal.p_flip == 1 / 4
     assert one.as_dict()["p_t"] is None
     assert one.as_dict()["difference"] == {"value": pytest.approx(0.2), "low": None, "high": None}
 

@@ -15,7 +15,7 @@ from families import N_HEADS, N_LAYERS, as_judge, tiny_judge, tiny_model
 from relscope.errors import InputError
 from relscope.interventions import Reference, Site, ablated, reference_of, references
 from relscope.models import JudgeModel, scoring
-from relscope.prompts import Prompt, PromptRenderer, PromptTemplate
+from relscope.prompts import Prompt, PromptRenderer, PromptTemplate, Span
 
 ANSWERS = (70, 7)
 # LD is of order 1 to 10 and float32; batches add in another order than single prompts do.
@@ -75,7 +75,7 @@ class Slow:
         rows = []
         for position in range(len(prompt)):
             region = region_at(prompt, position)
-            place = prompt.region("other").index(position) if region == "other" else None
+            place = prompt.region("other").index(position) if region == "other" else None  # all prompts have as many
             rows.append(torch.stack(
                 [run[p] for run, of in zip(seen, self.of, strict=True) for p in range(len(of))
                  if region_at(of, p) == region and (place is None or of.region("other")[place] == p)]
@@ -202,7 +202,7 @@ def test_shared_beginnings_change_no_ablated_verdict(
     with ablated(judge, SITES, kind=kind, reference=of):
         for prompt in judged:
             alone += judge.relevance([prompt], ANSWERS).tolist()
-        monkeypatch.setattr(scoring, "_WORTH_SHARING", 1)
+        monkeypatch.setattr(scoring, "WORTH_SHARING", 1)
         handle = judge.decoder.register_forward_pre_hook(
             lambda _m, _a, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
         )
@@ -224,7 +224,7 @@ def test_a_beginning_that_stays_as_it_is_is_shared_under_resampling_too(
     sizes: list[tuple[int, int]] = []
     with ablated(judge, sites, kind="resample", reference=of):
         alone = [judge.relevance([prompt], ANSWERS).item() for prompt in judged]
-        monkeypatch.setattr(scoring, "_WORTH_SHARING", 1)
+        monkeypatch.setattr(scoring, "WORTH_SHARING", 1)
         handle = judge.decoder.register_forward_pre_hook(
             lambda _m, _a, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
         )
@@ -431,8 +431,38 @@ def test_sites_that_cannot_be_ablated_are_refused(llama: JudgeModel, site: Any) 
         pass
 
 
+def made_of(words: str) -> Prompt:
+    """A prompt of one token a word: d is of the document, q of the query, "." the last; all else is the template's."""
+    tokens = words.split()
+    parts = {name: Span(tokens.index(name[0]), tokens.index(name[0]) + tokens.count(name[0]))
+             for name in ("document", "query")}  # fmt: skip
+    return Prompt(tuple(range(len(tokens))), "", ((0, 0),) * len(tokens), parts, {})
+
+
+def test_a_token_of_the_template_is_found_by_its_place_before_the_next_part() -> None:
+    whole, merged = made_of("bos turn : d d d x Q : q q ."), made_of("bos turn : d d Q : q .")
+    layout = references._Parts.of([whole, merged], 1)
+    texts = ((whole, "bos turn A d d d x Q : q q ."), (merged, "bos turn A d d Q : q ."))
+    places = [
+        {word: layout.cells(of)[at] for at, word in enumerate(text.split()) if word not in "dq."} for of, text in texts
+    ]
+    assert {name: cell for name, cell in places[0].items() if name != "x"} == places[1]
+    assert len(set(places[0].values())) == 6
+    weights = layout.weights(whole)
+    assert weights[0].sum() == 2.0  # its own, and that of all tokens of the template
+    assert weights[3].sum() == 1.0
+
+
+def test_a_token_of_the_template_that_no_reference_prompt_has_is_given_the_mean_of_all() -> None:
+    layout = references._Parts.of([made_of("bos turn : d d Q : q .")], 1)
+    cells = layout.cells(made_of("bos turn : d d x Q : q ."))
+    (whole,) = layout._cells_of("other")
+    assert [at for at, cell in enumerate(cells) if cell == whole] == [5]
+    donors = references._Donors.of([made_of("bos turn : d d d d d d Q : q .")], 0)
+    assert set(donors.cells(made_of("bos turn : d d x Q : q ."))) <= set(range(13))
+
+
 def test_a_whole_region_is_one_part_of_itself() -> None:
-    at = torch.arange(7)
-    prompt = Prompt(tuple(at.tolist()), "", ((0, 0),) * 7, {}, {})
-    weights = references._Parts({"other": 1, "last": 1}).weights(prompt)
-    assert weights.sum(dim=1).tolist() == [1.0] * 7
+    weights = references._Parts({"document": 1, "query": 1, "last": 1}).weights(made_of("d d d d q q q ."))
+    assert weights.sum(dim=0).tolist() == [4.0, 3.0, 1.0]
+    assert weights.sum(dim=1).tolist() == [1.0] * 8

@@ -63,7 +63,7 @@ def test_it_is_that_of_the_patterns_that_the_model_gives_out(
     assert_equal(query_attention(judge, prompts, ALL_HEADS), wanted)
     # and where what all begin with is run once
     assert judge.contract.continuable
-    monkeypatch.setattr(attention_reading, "_WORTH_SHARING", 1)
+    monkeypatch.setattr(attention_reading, "WORTH_SHARING", 1)
     assert_equal(query_attention(judge, prompts, ALL_HEADS), wanted)
 
 
@@ -121,7 +121,7 @@ def test_heads_come_in_the_order_given(tiny_tokenizer: Any) -> None:
 def test_rows_are_batched_by_length_and_give_the_same(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     judge, prompts = tiny_judge("mistral", tiny_tokenizer), prompts_of(tiny_tokenizer)
     whole = query_attention(judge, prompts, ALL_HEADS)
-    monkeypatch.setattr(attention_reading, "_TOKENS_PER_BATCH", 1)
+    monkeypatch.setattr("relscope.models.judge.TOKENS_PER_BATCH", 1)
     alone = query_attention(judge, prompts, ALL_HEADS)
     # Batches round float32 products differently.
     torch.testing.assert_close(alone.total, whole.total, atol=1e-6, rtol=0)

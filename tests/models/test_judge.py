@@ -30,7 +30,7 @@ def test_ragged_batches_equal_single_prompts(family: str, monkeypatch: pytest.Mo
     answers = [(7 + i, 70 - i) for i in range(len(prompts))]
     wanted = [reference.logit_diff(ids, pair) for ids, pair in zip(prompts, answers, strict=True)]
     for tokens_per_batch in (2048, 64, 1):
-        monkeypatch.setattr(judge_module, "_TOKENS_PER_BATCH", tokens_per_batch)
+        monkeypatch.setattr(judge_module, "TOKENS_PER_BATCH", tokens_per_batch)
         found = judge.logit_diff(prompts, answers)
         assert found.dtype == torch.float32
         assert found.tolist() == pytest.approx(wanted, abs=TOLERANCE)
@@ -46,7 +46,7 @@ def test_batches_hold_no_more_tokens_than_they_may(monkeypatch: pytest.MonkeyPat
     judge.decoder.register_forward_pre_hook(
         lambda _m, _a, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    monkeypatch.setattr(judge_module, "_TOKENS_PER_BATCH", 60)
+    monkeypatch.setattr(judge_module, "TOKENS_PER_BATCH", 60)
     judge.logit_diff(prompts_of([10, 20, 30, 29, 70]), [(5, 6)] * 5)
     assert sizes == [(1, 70), (2, 30), (2, 20)]
 

@@ -46,7 +46,7 @@ def assert_equal(found: RecordedRun, wanted: RecordedRun) -> None:
 @pytest.mark.parametrize("with_products", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 def test_together_and_alone(judge: JudgeModel, with_products: bool, shared: bool, monkeypatch: Any) -> None:
-    monkeypatch.setattr(judge_module, "_WORTH_SHARING", 1 if shared else 10**6)
+    monkeypatch.setattr(judge_module, "WORTH_SHARING", 1 if shared else 10**6)
     monkeypatch.setattr(judge_module, "TOKENS_RECORDED_AT_ONCE", 90)  # two prompts at once
     assert judge.contract.continuable
     passes: list[tuple[int, int]] = []
@@ -65,7 +65,7 @@ def test_together_and_alone(judge: JudgeModel, with_products: bool, shared: bool
 
 
 def test_a_prompt_that_another_begins_with_keeps_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_module, "_WORTH_SHARING", 1)
+    monkeypatch.setattr(judge_module, "WORTH_SHARING", 1)
     judge = as_judge(tiny_model("llama", V))
     prompts = [PREFIX, [*PREFIX, 30, 31], PREFIX]
     for run, prompt in zip(judge.record_all(prompts), prompts, strict=True):
@@ -73,7 +73,7 @@ def test_a_prompt_that_another_begins_with_keeps_a_token_of_its_own(monkeypatch:
 
 
 def test_nothing_is_shared_by_a_model_that_cannot_go_on_from_a_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_module, "_WORTH_SHARING", 1)
+    monkeypatch.setattr(judge_module, "WORTH_SHARING", 1)
     judge = as_judge(tiny_model("llama", V))
     rotary = judge.decoder.rotary_emb.forward
     # Positions counted from the tokens that are given, as if there were none before them.

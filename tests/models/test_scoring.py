@@ -63,7 +63,7 @@ def test_what_prompts_begin_with_is_run_once(family: str, monkeypatch: pytest.Mo
     judge = as_judge(tiny_model(family, V))
     reference = Reference(judge.model, family)
     assert judge.contract.continuable
-    monkeypatch.setattr(scoring, "_WORTH_SHARING", 1)
+    monkeypatch.setattr(scoring, "WORTH_SHARING", 1)
     sizes = passes_of(judge)
     found = judge.relevance([prompt_of(ids) for ids in OF_QUERIES], ANSWERS)
     assert sorted(sizes) == [(1, 28), (1, 31), (3, 30), (4, 25)]
@@ -77,7 +77,7 @@ def test_nothing_is_shared_by_a_model_that_cannot_go_on_from_a_beginning(monkeyp
     monkeypatch.setattr(
         judge.decoder.rotary_emb, "forward", lambda x, position_ids: rotary(x, position_ids - position_ids.min())
     )
-    monkeypatch.setattr(scoring, "_WORTH_SHARING", 1)
+    monkeypatch.setattr(scoring, "WORTH_SHARING", 1)
     assert not judge.contract.continuable
     sizes = passes_of(judge)
     judge.relevance([prompt_of(ids) for ids in OF_QUERIES], ANSWERS)
@@ -85,7 +85,7 @@ def test_nothing_is_shared_by_a_model_that_cannot_go_on_from_a_beginning(monkeyp
 
 
 def test_prompts_too_long_are_refused_whatever_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_WORTH_SHARING", 1)
+    monkeypatch.setattr(scoring, "WORTH_SHARING", 1)
     judge = as_judge(tiny_model("gpt2", V))
     with pytest.raises(InputError, match="a prompt has 600 tokens and the model reads at most 512"):
         judge.relevance([prompt_of([7] * 300 + [token] * 300) for token in (8, 9)], ANSWERS)

@@ -142,12 +142,12 @@ def test_findings_say_how_far_from_chance_to_the_ceiling_it_is(mechanisms: Mecha
 @pytest.mark.parametrize(
     ("of_attention", "of_mlp", "said"),
     [
-        (Estimate(0.9, 0.8, 1.0), Estimate(0.5, 0.4, 0.7), "attention is more alike than the MLPs"),
-        (Estimate(0.5, 0.4, 0.7), Estimate(0.9, 0.8, 1.0), "the MLPs are more alike than attention"),
-        (Estimate(0.9, 0.6, 1.0), Estimate(0.5, 0.4, 0.7), "equally alike, as far as can be told"),
+        (Estimate(0.9, 0.8, 1.0), Estimate(0.5, 0.4, 0.7), "RBO is higher for attention than for the MLPs"),
+        (Estimate(0.5, 0.4, 0.7), Estimate(0.9, 0.8, 1.0), "RBO is higher for the MLPs than for attention"),
+        (Estimate(0.9, 0.6, 1.0), Estimate(0.5, 0.4, 0.7), "RBO of attention and of the MLPs cannot be told apart"),
     ],
 )
-def test_attention_is_said_to_be_more_alike_than_the_mlps_where_the_intervals_lie_apart(
+def test_rbo_of_attention_is_said_to_be_higher_where_the_intervals_lie_apart(
     mechanisms: Mechanisms, of_attention: Estimate, of_mlp: Estimate, said: str
 ) -> None:
     def with_rbo(found: MechanismSimilarity) -> MechanismSimilarity:

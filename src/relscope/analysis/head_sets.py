@@ -177,8 +177,10 @@ def split_queries(query_ids: Iterable[str], share: float = 0.5, seed: int = 0) -
     return QuerySplit(tuple(q for q in distinct if q in chosen), tuple(q for q in distinct if q not in chosen))
 
 
-def set_size(k: int | float, n_heads: int) -> int:
+def set_size(k: int | float, n_layers: int, n_heads: int) -> int:
     """How many heads a set has: `k` itself, or where k is below 1, that share of all heads (rounded, at least one).
+
+    `n_heads` are those of a layer.
 
     In models of a few hundred heads the paper's 20 of 1024 would be a large part; 0.02 is the same share of any model.
 
@@ -187,7 +189,7 @@ def set_size(k: int | float, n_heads: int) -> int:
     """
     if k <= 0 or (k >= 1 and k != int(k)):
         raise InputError(f"k is {k}; give a number of heads, or a share of all heads between 0 and 1")
-    return int(k) if k >= 1 else max(1, round(k * n_heads))
+    return int(k) if k >= 1 else max(1, round(k * n_layers * n_heads))
 
 
 def top_set(effects: pd.DataFrame, region: str, k: int, *, name: str | None = None) -> HeadSet:

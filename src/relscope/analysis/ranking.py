@@ -51,7 +51,8 @@ class RankingComparison:
         value: mean of the system.
         baseline_value: mean of the baseline.
         difference: mean of value - baseline_value.
-        p_t, p_flip: of the paired t-test and of the sign-flip test; NaN with one query.
+        p_t, p_flip: of the paired t-test and of the sign-flip test; NaN with one query, p_t also where all queries
+            differ by the same.
         p_t_holm, p_flip_holm: the same, corrected over all comparisons made together.
     """
 
@@ -188,13 +189,18 @@ def holm(p_values: _PValues) -> _PValues:
 
 
 def _paired_t(differences: Float64[np.ndarray, "comparison query"]) -> _PValues:
-    """Two-sided p of each comparison's mean difference; 1 where nothing differs, NaN with one query."""
+    """Two-sided p of each comparison's mean difference; 1 where nothing differs.
+
+    NaN with one query, and where all queries differ by the same: without a spread t has no value, and tells nothing.
+    """
     if differences.shape[1] < 2:
         return np.full(len(differences), np.nan)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # differences without any spread
         p_values = stats.ttest_1samp(differences, 0.0, axis=1).pvalue
-    return np.where((differences == 0).all(axis=1), 1.0, p_values)
+    largest = np.abs(differences).max(axis=1)
+    p_values = np.where(differences.std(axis=1) <= 1e-12 * largest, np.nan, p_values)  # no more than rounding
+    return np.where(largest == 0, 1.0, p_values)
 
 
 def _parsed(text: str) -> Any:

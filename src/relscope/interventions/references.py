@@ -6,8 +6,8 @@ B equal parts of the region:
 
     mean, by region              the mean over all positions of the region in all prompts (B = 1)
     mean, by relative position   sum of w(p, b) a(p) / sum of w(p, b) for each part b; B = N_PARTS
-    both, in `other`             the mean of each position: a template's own tokens are the same in all prompts, and the
-                                 first of them, at which heads rest, is unlike the others
+    both, in `other`             the mean of each of the template's own tokens, by how many of them stand between it and
+                                 the next part: the first of all, at which heads rest, is unlike the others
     mean, fixed                  the mean of each position, of prompts that are all equally long
     resample                     the activations of one other prompt, at the same relative position of the same region
 
@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -40,8 +40,6 @@ Kind = Literal["mean", "zero", "resample"]
 Positions = Literal["region", "relative", "fixed"]
 N_PARTS = 10
 """Equal parts of a region in which means by relative position are taken."""
-
-_TOKENS_PER_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -137,17 +135,18 @@ def reference_of(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Equal parts of each region that some reference prompt has: the cells of one region stand together."""
+    """Equal parts of each region that some reference prompt has: the cells of one region stand together.
+
+    Each of the template's own tokens has a cell; one that no reference prompt has is given the mean of all of them.
+    """
 
     n_parts: Mapping[str, int]
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], n_parts: int) -> _Parts:
-        tokens = [Counter(prompt.partition()) for prompt in prompts]
-        seen = dict.fromkeys(region for of in tokens for region in of)
-        n_scaffold = {of["other"] for of in tokens}
-        by_position = {"other": max(n_scaffold)} if len(n_scaffold) == 1 else {}
-        return cls({region: by_position.get(region, n_parts) for region in seen})
+        seen = dict.fromkeys(region for prompt in prompts for region in _by_region(prompt))
+        parts = {region: 1 if _is_scaffold(region) else n_parts for region in seen}
+        return cls({**parts, "other": 1} if any(map(_is_scaffold, seen)) else parts)
 
     @property
     def n_cells(self) -> int:
@@ -161,8 +160,7 @@ class _Parts:
     def cells(self, prompt: Prompt) -> Sequence[int]:
         cells = [0] * len(prompt)
         for region, at in _by_region(prompt).items():
-            _require(region, self.n_parts)
-            there = self._cells_of(region)
+            there = self._cells_of(_found(region, self.n_parts))
             for i, position in enumerate(at):
                 cells[position] = there[_same_place(i, len(at), len(there))]
         return cells
@@ -178,6 +176,8 @@ class _Parts:
             start = torch.maximum(tokens * n_parts, parts * n)
             stop = torch.minimum((tokens + 1) * n_parts, (parts + 1) * n)
             weights[list(at), there.start : there.stop] = (stop - start).clamp(min=0) / n_parts
+            if _is_scaffold(region):
+                weights[list(at), self._cells_of("other").start] = 1.0
         return weights
 
 
@@ -225,6 +225,9 @@ class _Donors:
         for prompt in prompts:
             first.append(first[-1] + len(prompt))
         places = tuple(map(_by_region, prompts))
+        for of, prompt in zip(places, prompts, strict=True):
+            if scaffold := [i for i, region in enumerate(prompt.partition()) if region == "other"]:
+                of["other"] = scaffold
         return cls(seed, first[-1], tuple(first[:-1]), tuple(map(_query_of, prompts)), places)
 
     def cells(self, prompt: Prompt) -> Sequence[int]:
@@ -236,8 +239,7 @@ class _Donors:
         donor = random.Random(f"{self.seed} {prompt.ids}").choice(others)
         cells = [0] * len(prompt)
         for region, at in _by_region(prompt).items():
-            _require(region, self.places[donor])
-            there = self.places[donor][region]
+            there = self.places[donor][_found(region, self.places[donor])]
             for i, position in enumerate(at):
                 cells[position] = self.first[donor] + there[_same_place(i, len(at), len(there))]
         return cells
@@ -264,7 +266,7 @@ def _gather(
         totals += at.sum(dim=0, dtype=torch.float64)
         for place, values in seen.items():
             of_cells = torch.tensordot(at.T.to(values.device), values.flatten(0, 1).float(), dims=1)
-            sums[place] = sums[place] + of_cells.double().cpu()
+            sums[place] = sums[place] + of_cells.cpu().double()
     # A cell that no position lies in has no mean, and is never asked for.
     return {place: (of / totals.clamp(min=1e-9).view(-1, *[1] * (of.dim() - 1))).float() for place, of in sums.items()}
 
@@ -273,7 +275,7 @@ def _passes(
     judge: JudgeModel, prompts: Sequence[Prompt], kept: Sequence[tuple[str, int]]
 ) -> Iterator[tuple[list[int], dict[tuple[str, int], Tensor]]]:
     """Batches of prompts, by their numbers, and what layers compute of them."""
-    for batch in judge.batches([prompt.ids for prompt in prompts], _TOKENS_PER_BATCH):
+    for batch in judge.batches([prompt.ids for prompt in prompts]):
         padded = judge.padded([prompts[i].ids for i in batch])
         with _seeing(judge, kept) as seen, torch.no_grad():
             judge.decoder(input_ids=padded, use_cache=False)
@@ -307,11 +309,21 @@ def _check_memory(judge: JudgeModel, kept: Sequence[tuple[str, int]], n_cells: i
 
 
 def _by_region(prompt: Prompt) -> dict[str, list[int]]:
-    """Positions of each region that the prompt has."""
+    """Positions of each region that the prompt has; each of the template's own tokens is one by itself.
+
+    It is named by its place before the next part. Counted from there, because a tokenizer may take the first of them
+    into the part before, as a line break into a full stop.
+    """
     at: dict[str, list[int]] = defaultdict(list)
-    for position, region in enumerate(prompt.partition()):
-        at[region].append(position)
-    return dict(at)
+    following, n_between = "", 0
+    for position, region in reversed(list(enumerate(prompt.partition()))):
+        if region == "other":
+            n_between += 1
+            at[f"other {n_between} before {following}"].append(position)
+        else:
+            following, n_between = region, 0
+            at[region].append(position)
+    return {region: positions[::-1] for region, positions in at.items()}
 
 
 def _same_place(i: int, n: int, n_there: int) -> int:
@@ -324,9 +336,17 @@ def _query_of(prompt: Prompt) -> tuple[int, ...]:
     return tuple(prompt.ids[position] for position in prompt.parts.get("query", ()))
 
 
-def _require(region: str, seen: Iterable[str]) -> None:
+def _is_scaffold(region: str) -> bool:
+    return region.startswith("other ")
+
+
+def _found(region: str, seen: Collection[str]) -> str:
+    """The region among those seen; of a token of the template that none of them is, all its tokens."""
+    if _is_scaffold(region) and region not in seen:
+        region = "other"
     if region not in seen:
         raise InputError(
             f"reference: it has no value for region {region!r} of a prompt that is judged; "
             "give reference prompts of the same template"
         )
+    return region

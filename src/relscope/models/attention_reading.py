@@ -43,15 +43,12 @@ from relscope.models.attention import (
     masked_softmax,
     visible,
 )
-from relscope.models.prefixes import KeysAndValues, continued, shared_beginnings
+from relscope.models.prefixes import WORTH_SHARING, KeysAndValues, continued, shared_beginnings
 from relscope.prompts import Prompt
 
 if TYPE_CHECKING:
     from relscope.models.judge import JudgeModel
 
-_TOKENS_PER_BATCH = 2048
-# Fewer tokens than this that need not be run again are not worth a pass of their own for what rows begin with.
-_WORTH_SHARING = 256
 _PADDING = -1
 
 
@@ -85,7 +82,7 @@ def query_attention(
     for shared, numbers in _shared(judge, rows):
         reading = _Reading(judge, heads, found)
         beginning = reading.beginning(rows[numbers[0]].ids[:shared])
-        for batch in judge.batches([rows[i].ids[shared:] for i in numbers], _TOKENS_PER_BATCH):
+        for batch in judge.batches([rows[i].ids[shared:] for i in numbers]):
             reading.run([rows[numbers[i]] for i in batch], shared, beginning)
     return QueryAttention(*found)
 
@@ -157,7 +154,7 @@ def _shared(judge: JudgeModel, rows: Sequence[_Row]) -> Iterator[tuple[int, tupl
     if judge.length_matters:
         yield alone
         return
-    found = shared_beginnings([row.ids[: row.n_shareable] for row in rows], _WORTH_SHARING)
+    found = shared_beginnings([row.ids[: row.n_shareable] for row in rows], WORTH_SHARING)
     # The contract costs a few passes: it is asked only where there is something to share.
     if any(of.length for of in found) and judge.contract.continuable:
         yield from ((of.length, of.prompts) for of in found)

@@ -26,6 +26,7 @@ from relscope.models.attention import (
 )
 from relscope.models.differences import BaseRows, on_differences
 from relscope.models.edits import EditedAttention, LayerEdits
+from relscope.models.prefixes import WORTH_SHARING, shared_by_all
 from relscope.models.recording import RecordedRun, Recorder, cut_kwargs, record
 from relscope.models.rows import Joining, Piece, advance_rows, goes_by_rows
 from relscope.models.scoring import PositionEdit, final_hidden, final_hidden_of
@@ -35,9 +36,7 @@ if TYPE_CHECKING:
     from relscope.models.contract import Contract
 
 TOKENS_RECORDED_AT_ONCE = 1024
-_TOKENS_PER_BATCH = 2048
-# Fewer tokens than this that need not be run again are not worth a pass of their own for what prompts begin with.
-_WORTH_SHARING = 256
+TOKENS_PER_BATCH = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +161,7 @@ class JudgeModel:
         """LD = logit(yes) - logit(no) of each prompt, float32 on the CPU. Cost: one forward pass a prompt."""
         if len(ids) == 0:
             return torch.zeros(0)
-        return self._logit_diff_of(final_hidden(self, ids, _TOKENS_PER_BATCH), answer_ids).cpu()
+        return self._logit_diff_of(final_hidden(self, ids, TOKENS_PER_BATCH), answer_ids).cpu()
 
     @torch.no_grad()
     def relevance(self, prompts: Sequence[Prompt], answer_ids: tuple[int, int]) -> Float[Tensor, "prompt"]:
@@ -232,8 +231,8 @@ class JudgeModel:
         if not prompts:
             return []
         prefix = None
-        shared = [] if self.length_matters else _shared_prefix(prompts)
-        if for_restart and (len(prompts) - 1) * len(shared) >= _WORTH_SHARING and self.contract.continuable:
+        shared = [] if self.length_matters else shared_by_all(prompts)
+        if for_restart and (len(prompts) - 1) * len(shared) >= WORTH_SHARING and self.contract.continuable:
             (prefix,) = recorded([shared])
         runs: dict[int, RecordedRun] = {}
         for batch in self.batches(prompts, TOKENS_RECORDED_AT_ONCE):
@@ -332,8 +331,12 @@ class JudgeModel:
         """Whether the length of what is run together changes the rotary frequencies, and so every number."""
         return bool(_rope_types(self.config) & {"longrope", "dynamic"})
 
-    def batches(self, prompts: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
-        """Numbers of the prompts that are run together, the longest first: nearly equal lengths need little padding."""
+    def batches(self, prompts: Sequence[Sequence[int]], tokens_per_batch: int | None = None) -> Iterator[list[int]]:
+        """Numbers of the prompts that are run together, the longest first: nearly equal lengths need little padding.
+
+        `tokens_per_batch` bounds a batch's tokens, padding included; None: `TOKENS_PER_BATCH`.
+        """
+        tokens_per_batch = TOKENS_PER_BATCH if tokens_per_batch is None else tokens_per_batch
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         while order:
             n_fit = 1 if self.length_matters else max(1, tokens_per_batch // len(prompts[order[-1]]))
@@ -365,14 +368,6 @@ class JudgeModel:
             d_vocab=int(config.vocab_size),
             n_parameters=int(sum(p.numel() for p in self.model.parameters())),
         )
-
-
-def _shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all prompts begin with, short of the last one of the shortest."""
-    in_order = sorted(map(list, prompts))
-    first, last = in_order[0], in_order[-1]  # no others differ earlier
-    n = min(map(len, prompts)) - 1
-    return first[: next((i for i in range(n) if first[i] != last[i]), n)]
 
 
 def _rope_types(config: Any) -> set[str]:

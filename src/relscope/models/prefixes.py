@@ -15,6 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+WORTH_SHARING = 256
+"""Fewer tokens than this that need not be run again are not worth a pass of their own."""
+
 
 @dataclass(frozen=True)
 class Beginning:
@@ -64,6 +67,13 @@ def _groups(order: Sequence[int], common: Sequence[int], length: int) -> list[Be
                 groups.append(Beginning(min(common[first : stop - 1]), tuple(order[first:stop])))
             first = stop
     return groups
+
+
+def shared_by_all(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all prompts begin with, short of the last one of the shortest."""
+    in_order = sorted(map(list, prompts))  # no others differ earlier than the first and the last
+    n = min(map(len, prompts)) - 1
+    return in_order[0][: min(n, _common(in_order[0], in_order[-1]))]
 
 
 def _common(a: Sequence[Any], b: Sequence[Any]) -> int:

@@ -22,15 +22,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from relscope.models.prefixes import KeysAndValues, continued, shared_beginnings
+from relscope.models.prefixes import WORTH_SHARING, KeysAndValues, continued, shared_beginnings
 from relscope.prompts import Prompt
 
 if TYPE_CHECKING:
     from relscope.models.judge import JudgeModel
-
-_TOKENS_PER_BATCH = 2048
-# Fewer tokens than this that need not be run again are not worth a pass of their own for what prompts begin with.
-_WORTH_SHARING = 256
 
 Treatment = tuple[int, int]
 """What an edit does at a position, in two numbers that mean something to the edit alone."""
@@ -76,7 +72,7 @@ def final_hidden_of(judge: JudgeModel, prompts: Sequence[Prompt]) -> Float[Tenso
     hidden: dict[int, Tensor] = {}
     for n_shared, numbers in scoring.shared():
         beginning = scoring.beginning(numbers[0], n_shared)
-        for batch in judge.batches([prompts[i].ids[n_shared:] for i in numbers], _TOKENS_PER_BATCH):
+        for batch in judge.batches([prompts[i].ids[n_shared:] for i in numbers]):
             of = [numbers[row] for row in batch]
             states = scoring.run(of, slice(n_shared, None), continued(beginning, len(of)) if beginning else None)
             hidden.update({i: states[row, len(prompts[i]) - n_shared - 1] for row, i in enumerate(of)})
@@ -100,7 +96,7 @@ class _Scoring:
             return
         seen = [list(zip(prompt.ids, *done, strict=True)) for prompt, *done in zip(self.prompts, *self.treatments,
                                                                                   strict=True)]  # fmt: skip
-        found = shared_beginnings(seen, _WORTH_SHARING)
+        found = shared_beginnings(seen, WORTH_SHARING)
         # The contract costs a few passes: it is asked only where there is something to share.
         if any(of.length for of in found) and self.judge.contract.continuable:
             yield from ((of.length, of.prompts) for of in found)

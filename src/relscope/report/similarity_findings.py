@@ -28,8 +28,9 @@ def findings(mechanisms: Mechanisms) -> list[Finding]:
     said = []
     for pair in mechanisms.pairs:
         said += [_finding(pair, found) for found in pair.headline]
-        halves = {(found.matched.direction, found.matched.component): found for found in pair.headline}
-        for direction in dict.fromkeys(found.matched.direction for found in pair.headline):
+        flow = [found for found in pair.headline if found.matched.experiment == "flow"]
+        halves = {(found.matched.direction, found.matched.component): found for found in flow}
+        for direction in dict.fromkeys(found.matched.direction for found in flow):
             attention, mlp = (halves.get((direction, component)) for component in ("attn_out", "mlp_out"))
             if attention is not None and mlp is not None:
                 said += _attention_or_mlps(pair, attention, mlp)
@@ -40,6 +41,8 @@ def set_name(found: MechanismSimilarity) -> str:
     """`attn_out over query, document and last`, `heads (z) at the last token`."""
     matched = found.matched
     what = f"heads ({matched.component})" if matched.targets["head"].notna().any() else matched.component
+    if matched.experiment == "direct":
+        what = f"direct effects of {what}"
     if matched.by == "depth" and matched.component == "z":
         what = "heads (z), by depth"
     elif matched.by == "depth":
@@ -103,18 +106,24 @@ def _finding(pair: PairOfRuns, found: MechanismSimilarity) -> Finding:
 
 
 def _attention_or_mlps(pair: PairOfRuns, attention: MechanismSimilarity, mlp: MechanismSimilarity) -> list[Finding]:
-    """Which halves of the layers keep their mechanism, where both could be measured (experiment 2 of the paper)."""
+    """Which halves of the layers keep their mechanism (experiment 2 of the paper), beside what each can reach."""
     values = [found.of("rbo").value for found in (attention, mlp)]
     if not all(np.isfinite([value.value, value.low, value.high]).all() for value in values):
         return []
     of_attention, of_mlp = values
     runs = f"{pair.one.letter} and {pair.other.letter}"
     text = f"RBO is {estimate(of_attention, 2)} for attn_out and {estimate(of_mlp, 2)} for mlp_out"
+    ways = [way(found.of("rbo")) for found in (attention, mlp)]
+    if np.isfinite(ways).all():
+        text += (
+            f", {words.percent(ways[0])} and {words.percent(ways[1])} of the way from chance to what two halves of one "
+            "run reach"
+        )
     if of_attention.low > of_mlp.high:
-        return [Finding(f"{runs}: attention is more alike than the MLPs", f"{text}; the intervals lie apart.")]
+        return [Finding(f"{runs}: RBO is higher for attention than for the MLPs", f"{text}; the intervals lie apart.")]
     if of_mlp.low > of_attention.high:
-        return [Finding(f"{runs}: the MLPs are more alike than attention", f"{text}; the intervals lie apart.")]
-    return [Finding(f"{runs}: attention and the MLPs are equally alike, as far as can be told",
+        return [Finding(f"{runs}: RBO is higher for the MLPs than for attention", f"{text}; the intervals lie apart.")]
+    return [Finding(f"{runs}: RBO of attention and of the MLPs cannot be told apart",
                     f"{text}; the intervals overlap.")]  # fmt: skip
 
 

@@ -212,7 +212,7 @@ def conditions_of(selection: Selection, options: AblationOptions) -> tuple[Condi
     run = selection.run
     shape = run.manifest.model_shape
     effects = _head_effects(selection, options.regions)
-    k = set_size(options.top, shape["n_layers"] * shape["n_heads"])
+    k = set_size(options.top, shape["n_layers"], shape["n_heads"])
     tops = [top_set(effects, region, k) for region in options.regions]
     largest = mixed_set(tops) if len(tops) > 1 else tops[0]
     bottom = mixed_set(bottom_set(effects, region, k) for region in options.regions)
