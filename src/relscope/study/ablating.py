@@ -14,53 +14,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from relscope.data import (
     Collection,
     NegativeSampling,
-    PairSet,
-    RelevancePair,
-    first_stage,
-    is_pair_file,
-    load_collection,
     load_pairs,
 )
 from relscope.errors import InputError
 from relscope.interventions import Reference, Site, ablated, reference_of
 from relscope.models import JudgeModel, lint_verdict
-from relscope.prompts import AlignedPair, PromptRenderer, PromptTemplate
+from relscope.prompts import PromptTemplate
 from relscope.results import (
     AblationFolder,
-    AblationHeader,
     ConditionRecord,
-    LeftOutRecord,
-    QueryRecord,
-    RerankRecord,
-    SideRecord,
     create_or_resume_ablation,
-    identity_hash,
 )
+from relscope.study.ablation_evaluation import Asked, Evaluation, ToRank, asked_with, header_of, to_rank
 from relscope.study.ablation_plan import (
     AblationOptions,
     Selection,
     conditions_of,
-    evaluation_collection,
     evaluation_pairs,
     read_selection,
 )
 from relscope.study.config import StudyConfig, prompt_fields
-from relscope.study.manifest import now
-from relscope.study.prepare import Progress, Silent, align_for, load_data, load_model
+from relscope.study.prepare import Progress, Silent, load_data, load_model
 from relscope.study.ranking_methods import most_prompts
 from relscope.study.reranking import Reranking, rerank
-from relscope.version import __version__
 
 PAIRWISE_METHOD: Final = "heapsort"
 """How pairwise prompts rank: fewest prompts for the best ten."""
@@ -77,35 +61,16 @@ class Machine:
     memory: str | int | None = None
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """One prompt's template: how it is asked of the evaluation's pairs, and what reference values it has."""
-
-    name: str
-    renderer: PromptRenderer
-    pairs: list[AlignedPair]
-    selection: list[AlignedPair]
-    left_out: list[LeftOutRecord]
-
-    @property
-    def token_sha256(self) -> str:
-        """Over the token ids of every prompt of both sides."""
-        digest = hashlib.sha256()
-        for pair in (*self.pairs, *self.selection):
-            digest.update(f"{pair.pair_id}{pair.clean.ids}{pair.corrupted.ids}{pair.answer_ids}".encode())
-        return digest.hexdigest()
-
-
 class _Bench:
     """A model with its evaluation: judges and ranks under any condition."""
 
-    def __init__(self, judge: JudgeModel, config: StudyConfig, options: AblationOptions, asked: list[_Asked]) -> None:
+    def __init__(self, judge: JudgeModel, config: StudyConfig, options: AblationOptions, asked: list[Asked]) -> None:
         self.judge, self.config, self.options = judge, config, options
         self.asked = {one.name: one for one in asked}
         self._references: dict[str, Reference] = {}
 
     @contextlib.contextmanager
-    def without(self, condition: ConditionRecord, asked: _Asked) -> Iterator[None]:
+    def without(self, condition: ConditionRecord, asked: Asked) -> Iterator[None]:
         """Within the context, the model is that of a condition."""
         if condition.kind == "full":
             yield
@@ -117,7 +82,7 @@ class _Bench:
         ):
             yield
 
-    def judged(self, condition: ConditionRecord, asked: _Asked) -> dict[str, Any]:
+    def judged(self, condition: ConditionRecord, asked: Asked) -> dict[str, Any]:
         """The rows of one step: LD of both prompts of every pair."""
         lds: dict[str, tuple[float, float]] = {}
         with self.without(condition, asked):
@@ -135,7 +100,7 @@ class _Bench:
         }
 
     def ranked(
-        self, condition: ConditionRecord, asked: _Asked, collection: Collection, kept: Path, progress: Progress
+        self, condition: ConditionRecord, asked: Asked, collection: Collection, kept: Path, progress: Progress
     ) -> dict[str, Any]:
         """The rows of one step: every query's documents, best first."""
         template = asked.renderer.template
@@ -156,7 +121,7 @@ class _Bench:
         columns = {name: [row[i] for row in rows] for i, name in enumerate(("query_id", "doc_id", "place", "value"))}
         return {**_step_columns(condition, asked.name, len(rows)), **columns}
 
-    def _reference(self, asked: _Asked) -> Reference:
+    def _reference(self, asked: Asked) -> Reference:
         """Values of the selection's prompts with this template, gathered when they are first needed."""
         if asked.name not in self._references:
             self._references[asked.name] = reference_of(
@@ -169,34 +134,6 @@ class _Bench:
                 memory_bytes=self.config.memory,
             )
         return self._references[asked.name]
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    """What is ranked again: the collection with its first stage as its run, and the record of it."""
-
-    collection: Collection
-    record: RerankRecord
-
-    @cached_property
-    def sha256(self) -> str:
-        """Over the texts of all queries and documents that are ranked, and the first stage's order."""
-        digest = hashlib.sha256()
-        for query_id, documents in self.record.rankings.items():
-            texts = [(doc_id, self.collection.documents.get(doc_id)) for doc_id in documents]
-            digest.update(json.dumps([query_id, self.collection.queries[query_id], texts]).encode() + b"\n")
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """What the ablations are evaluated on; `n_shared` queries of the data were left out, as the run's own."""
-
-    loaded: PairSet
-    pairs: list[RelevancePair]
-    n_shared: int
-    asked: list[_Asked]
-    ranked: _Ranked | None
 
 
 class _Told:
@@ -257,14 +194,15 @@ def ablate_run(
     loaded = load_pairs(data, negatives=sampling, limit=most)
     pairs, n_shared = evaluation_pairs(selection, loaded, options.pairs)
     loaded = dataclasses.replace(loaded, pairs=tuple(pairs))
-    ranked = _ranked(selection, options, data, told)
+    progress.stage("ranking the first stage")
+    ranked = to_rank(selection, options, data, told)
     progress.stage(f"loading {config.model}")
     judge = load_model(config)
     _require_same_model(judge, selection)
     judge.contract.require_patching(judge.identity.name)
-    asked = [_asked(judge, name, template, of_run, loaded) for name, template in templates.items()]
-    evaluation = _Evaluation(loaded, pairs, n_shared, asked, ranked)
-    header = _header(selection, options, conditions, judge, evaluation)
+    asked = [asked_with(judge, name, template, of_run, loaded) for name, template in templates.items()]
+    evaluation = Evaluation(loaded, pairs, n_shared, asked, ranked)
+    header = header_of(selection, options, conditions, judge, evaluation)
     _lint(judge, asked, told)
     with create_or_resume_ablation(Path(out), header) as folder:
         _measure(folder, _Bench(judge, config, options, asked), ranked, told)
@@ -272,7 +210,7 @@ def ablate_run(
     return Path(out)
 
 
-def _measure(folder: AblationFolder, bench: _Bench, ranked: _Ranked | None, told: _Told) -> None:
+def _measure(folder: AblationFolder, bench: _Bench, ranked: ToRank | None, told: _Told) -> None:
     """Judge and rank under every condition what is not stored yet."""
     steps = [
         (number, condition, asked)
@@ -326,101 +264,11 @@ def _require_same_model(judge: JudgeModel, selection: Selection) -> None:
         )
 
 
-def _asked(judge: JudgeModel, name: str, template: PromptTemplate, of_run: PairSet, loaded: PairSet) -> _Asked:
-    """A template's prompts of both sides of the split."""
-    renderer = PromptRenderer(judge.tokenizer, template)
-    selection, lost = align_for(judge, renderer, of_run)
-    if not selection:
-        raise InputError(f"{of_run.name}: no pair can be asked about with {name}: {lost[0].detail}")
-    pairs, exclusions = align_for(judge, renderer, loaded)
-    if not pairs:
-        raise InputError(f"{loaded.name}: no pair can be asked about with {name}: {exclusions[0].detail}")
-    left_out = [
-        LeftOutRecord(prompt=name, what=one.pair_id, reason=one.reason, detail=one.detail) for one in exclusions
-    ]
-    return _Asked(name, renderer, pairs, selection, left_out)
-
-
-def _ranked(selection: Selection, options: AblationOptions, data: str, told: _Told) -> _Ranked | None:
-    """The collection that is ranked again, with its first stage; None where none is."""
-    if options.rerank is False:
-        return None
-    source = data if options.rerank is True else options.rerank
-    if options.rerank is True and is_pair_file(source):
-        told.warn(f"{source}: holds pairs and no collection, so nothing is ranked again; give one with --rerank")
-        return None
-    told.to.stage(f"ranking the first stage of {source}")
-    whole = load_collection(source)
-    collection = evaluation_collection(selection, whole, options.pairs)
-    first = first_stage(collection, depth=options.depth, run=options.first_stage)
-    queries = tuple(QueryRecord(query_id=q, query_text=collection.queries[q]) for q in first.rankings)
-    record = RerankRecord(
-        side=SideRecord(data=collection.name, queries=queries),
-        first_stage=first.name,
-        depth=options.depth,
-        n_draws=min(options.rerank_draws, options.draws),
-        rankings=dict(first.rankings),
-    )
-    return _Ranked(dataclasses.replace(collection, run=first.rankings, run_is_ordered=True), record)
-
-
-def _header(
-    selection: Selection,
-    options: AblationOptions,
-    conditions: Sequence[ConditionRecord],
-    judge: JudgeModel,
-    evaluation: _Evaluation,
-) -> AblationHeader:
-    """What `ablation.json` says when the work begins."""
-    loaded, ranked, asked = evaluation.loaded, evaluation.ranked, evaluation.asked
-    settings = dataclasses.asdict(options) | {"prompts": [one.name for one in asked]}
-    members = json.dumps([condition.model_dump(mode="json") for condition in conditions])
-    identity = {
-        "run": selection.run.manifest.identity_hash,
-        "model": dataclasses.asdict(judge.identity),
-        "settings": settings,
-        "heads_sha256": hashlib.sha256(members.encode()).hexdigest(),
-        "data": {"name": loaded.name, "sha256": loaded.sha256},
-        "prompts": {
-            one.name: one.renderer.template.model_dump(mode="json")
-            | {"scaffold": one.renderer.scaffold_text, "token_sha256": one.token_sha256}
-            for one in asked
-        },
-        "reranking": None if ranked is None else {"data": ranked.collection.name, "texts_sha256": ranked.sha256},
-        "relscope_version": __version__,
-    }
-    identity = json.loads(json.dumps(identity))
-    queries = {pair.query_id: pair.query_text for pair in evaluation.pairs}
-    left_out = [
-        LeftOutRecord(prompt="", what=one.pair_id, reason=one.reason, detail=one.detail) for one in loaded.refused
-    ]
-    return AblationHeader(
-        identity=identity,
-        identity_hash=identity_hash(identity),
-        created=now(),
-        relscope_version=__version__,
-        run=str(selection.run.directory),
-        model=selection.config.model,
-        settings=identity["settings"],
-        prompts=tuple(one.name for one in asked),
-        selection=selection.side,
-        evaluation=SideRecord(
-            data=loaded.name,
-            queries=tuple(QueryRecord(query_id=query_id, query_text=text) for query_id, text in queries.items()),
-        ),
-        shared_queries=evaluation.n_shared,
-        query_of={pair.pair_id: pair.query_id for pair in evaluation.pairs},
-        conditions=tuple(conditions),
-        left_out=(*left_out, *(record for one in asked for record in one.left_out)),
-        reranking=None if ranked is None else ranked.record,
-    )
-
-
 def _method(template: PromptTemplate) -> str:
     return PAIRWISE_METHOD if template.format == "pairwise" else "pointwise"
 
 
-def _most_ranked(ranked: _Ranked, asked: _Asked) -> int:
+def _most_ranked(ranked: ToRank, asked: Asked) -> int:
     method = _method(asked.renderer.template)
     return sum(most_prompts(method, len(documents), _TOP) for documents in ranked.record.rankings.values())
 
@@ -430,7 +278,7 @@ def _write_qrels(folder: AblationFolder, collection: Collection) -> None:
     folder.write_qrels({name: [row[i] for row in rows] for i, name in enumerate(("query_id", "doc_id", "grade"))})
 
 
-def _lint(judge: JudgeModel, asked: Sequence[_Asked], told: _Told) -> None:
+def _lint(judge: JudgeModel, asked: Sequence[Asked], told: _Told) -> None:
     """Warn where the full model hardly says yes or no."""
     for one in asked:
         first = one.pairs[:_N_LINTED]
