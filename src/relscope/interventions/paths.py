@@ -184,7 +184,7 @@ def _patch_as_fits(
         if len(routes) == 1:
             raise
     # Outside the handler, whose traceback keeps what was computed so far. Each half begins at its senders again: a
-    # sweep that has stopped half-way has overwritten what the receivers read.
+    # sweep that stopped half-way has overwritten the residuals it was given.
     free_memory(f"{len(routes)} paths at once; they go on in halves. A smaller --memory avoids the attempt")
     half = len(routes) // 2
     for part in (routes[:half], routes[half:]):
