@@ -51,6 +51,14 @@ def test_the_sets_of_the_table_have_its_names_and_the_mixed_one_holds_all() -> N
     assert list(mixed) == [head for of in sets for head in of]
 
 
+def test_the_sets_of_a_run_with_paths_are_those_of_its_heads() -> None:
+    effects = EFFECTS.assign(experiment="heads")
+    at_last = effects[effects["region"] == "last"]
+    direct = at_last.assign(experiment="direct", effect=at_last["effect"][::-1].to_numpy())
+    assert region_sets(pd.concat([direct, effects]), 2) == region_sets(EFFECTS, 2)
+    assert bottom_set(pd.concat([direct, effects]), "last", 2) == bottom_set(EFFECTS, "last", 2)
+
+
 def test_a_head_in_two_sets_stands_in_the_mixed_one_at_both_regions_and_a_member_once() -> None:
     one, other = HeadSet("a", (Head(1, 0, "last"),)), HeadSet("b", (Head(1, 0, "query"), Head(1, 0, "last")))
     assert mixed_set([one, other]) == HeadSet("Mixed-2", (Head(1, 0, "last"), Head(1, 0, "query")))

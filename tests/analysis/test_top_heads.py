@@ -48,6 +48,19 @@ def test_top_heads_gives_all_there_are_and_none_where_there_are_none() -> None:
     assert top_heads(HEADS, "last", component="q")["effect"].tolist() == [60.0]
 
 
+def test_direct_effects_are_no_second_row_of_a_head_and_do_not_rank_it() -> None:
+    at_last = HEADS[(HEADS["component"] == "z") & (HEADS["region"] == "last")]
+    direct = at_last.assign(experiment="direct", effect=-10.0 * at_last["effect"][::-1].to_numpy())
+    with_paths = pd.concat([HEADS, direct], ignore_index=True)
+    pd.testing.assert_frame_equal(top_heads(with_paths, "last"), top_heads(HEADS, "last"))
+    # What `heads` has not measured at the last token, `paths` has, as its total effects.
+    totals = at_last.assign(experiment="total")
+    pd.testing.assert_frame_equal(
+        top_heads(pd.concat([direct, totals], ignore_index=True), "last"), top_heads(totals, "last")
+    )
+    assert top_heads(direct, "last")["effect"].abs().tolist() == [50.0, 30.0, 30.0, 30.0, 10.0]
+
+
 def test_fewer_than_one_top_head_is_refused() -> None:
     with pytest.raises(InputError, match="k is 0"):
         top_heads(HEADS, "last", k=0)

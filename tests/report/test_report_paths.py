@@ -155,6 +155,21 @@ def test_direct_effects_alone_have_a_table_and_no_graph(mechanism_run: Path, tmp
     assert "Of 16 modules at the last token" in html
 
 
+def test_the_head_that_does_most_directly_is_named_though_its_layer_has_the_largest_total(
+    mechanism_run: Path, tmp_path: Path
+) -> None:
+    def with_another_direct_head(rows: pd.DataFrame) -> pd.DataFrame:
+        other = (rows["experiment"] == "direct") & (rows["layer"] == 3) & (rows["head"] == 2)
+        return rows.assign(ld_patched=rows["ld_patched"].mask(other, rows["ld_corrupted"] + 20.0))
+
+    directory = changed_run(mechanism_run, tmp_path / "run", with_another_direct_head)
+    text = text_of(Page.read(page_only(directory)))
+    assert "L3H1 has the largest total effect" in text
+    assert "Directly L3H2 does most (20.00 [20.00, 20.00])" in text
+    unchanged = text_of(Page.read(page_only(mechanism_run)))
+    assert "does most" not in unchanged
+
+
 def test_too_few_queries_for_any_path_is_a_caveat(mechanism_run: Path, tmp_path: Path) -> None:
     run = open_run(mechanism_run)
     few = sorted(set(run.manifest.query_of.values()))[:4]

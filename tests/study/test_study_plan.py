@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from relscope.errors import InputError
-from relscope.interventions import Site, all_sites, patch_cost, patch_pair, patch_pairs
+from relscope.interventions import PatchCost, Site, all_sites, patch_cost, patch_pair, patch_pairs, path_cost
 from relscope.prompts import AlignedPair
 from relscope.study import Prepared, StudyConfig, plan_study
+from relscope.study.joint import head_site
+from relscope.study.paths import direct_paths, paths_between
 from tiny_study import N_HEADS, N_LAYERS, Told, tiny_config
 
 # The tiny model: d_model 32, 4 heads of 8, 2 key/value heads, MLP of 48. Two operations for each weight.
@@ -177,6 +179,26 @@ def test_planned_memory_is_within_the_bound(config: StudyConfig, prepared: Prepa
     assert least < most
     for bound in (least, (least + most) // 2):
         assert plan_study(config.model_copy(update={"memory": bound})).memory_bytes == bound
+
+
+@pytest.mark.parametrize("flow", [["last"], ["all"]])
+def test_paths_of_several_pairs_are_never_held_together(
+    tiny_model_folder: Path, prepared: Prepared, flow: list[str]
+) -> None:
+    names = {"senders": ["L0H0@document", "L1H1@document"], "receivers": ["L2H0@document", "L3H1@last"]}
+    options = {"flow": {"regions": flow}, "paths": {**names, "variants": ["frozen", "open"]}}
+    config = tiny_config(tiny_model_folder, experiments=options)
+    assert config.experiments.paths is not None
+    senders, receivers = ([head_site(name) for name in of] for of in names.values())
+    paths = direct_paths(N_LAYERS, N_HEADS) + paths_between(senders, receivers, config.experiments.paths, "dqi")
+    sites = [site for chosen in config.sites(N_LAYERS, N_HEADS).values() for site in chosen]
+    of_sites = [patch_cost(prepared.judge, pair, sites, restart=True) for pair in prepared.aligned]
+    of_paths = [path_cost(prepared.judge, pair, paths) for pair in prepared.aligned]
+
+    def held(costs: list[PatchCost]) -> int:
+        return max(of.chunk_bytes for of in costs) + sum(of.recorded_bytes + of.patches_bytes for of in costs)
+
+    assert plan_study(config).memory_bytes == max(held(of_sites), *(held([of]) for of in of_paths))
 
 
 def test_recorded_runs_take_what_is_counted(prepared: Prepared) -> None:

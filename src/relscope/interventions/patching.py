@@ -17,7 +17,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,10 @@ from relscope.models import ATTENTION_COMPONENTS, KV_HEAD_COMPONENTS, JudgeModel
 from relscope.prompts import AlignedPair
 
 DEFAULT_MEMORY_BYTES = 1 << 30
+DEVICE_TOO_SMALL: Final = (
+    "the device's memory does not suffice for the recorded runs of one pair and one patched run beside the model; "
+    "shorten documents (max_document_tokens), or use another device"
+)
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,9 @@ def patch_pairs(
         return _patch_together(judge, work, memory_bytes=for_patches, **how)
     except torch.OutOfMemoryError:
         if len(work) == 1:
-            raise InputError(
-                "the device's memory does not suffice for the recorded runs of one pair and one patched run beside the "
-                "model; shorten documents (max_document_tokens), or use another device"
-            ) from None
+            raise InputError(DEVICE_TOO_SMALL) from None
     # Outside the handler, whose traceback keeps what was computed so far.
-    _free_memory(f"{len(work)} pairs at once; they go one by one")
+    free_memory(f"{len(work)} pairs at once; they go one by one")
     return [patched for item in work for patched in patch_pairs(judge, [item], memory_bytes=memory_bytes, **how)]
 
 
@@ -233,7 +234,7 @@ def _swept(judge: JudgeModel, jobs: Sequence[Job]) -> list[Float[Tensor, "patch"
     except torch.OutOfMemoryError:
         if n_patches == 1:
             raise
-    _free_memory(f"{n_patches} patched runs at once; they go on in halves. A smaller --memory avoids the attempt")
+    free_memory(f"{n_patches} patched runs at once; they go on in halves. A smaller --memory avoids the attempt")
     if len(jobs) > 1:
         half = len(jobs) // 2
         return [*_swept(judge, jobs[:half]), *_swept(judge, jobs[half:])]
@@ -242,7 +243,8 @@ def _swept(judge: JudgeModel, jobs: Sequence[Job]) -> list[Float[Tensor, "patch"
     return [torch.cat([of for part in parts for of in _swept(judge, [dataclasses.replace(jobs[0], placed=part)])])]
 
 
-def _free_memory(for_what: str) -> None:
+def free_memory(for_what: str) -> None:
+    """Hand back what the device holds unused, and warn that its memory does not suffice `for_what`."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     warnings.warn(f"the device's memory does not suffice for {for_what}", stacklevel=4)

@@ -17,6 +17,7 @@ recorded runs and a final norm each.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -26,11 +27,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relscope.errors import InputError
 from relscope.interventions.cost import RUNS_OF_PATH, memory_for_patches, path_cost
 from relscope.interventions.patching import (
     DEFAULT_MEMORY_BYTES,
+    DEVICE_TOO_SMALL,
     PatchedPair,
     check_patches,
+    free_memory,
     logit_diff_of,
     read_logit_diff,
 )
@@ -65,7 +69,8 @@ def patch_paths(
 
     Raises:
         InputError: a layer or head does not exist in the model, a region in the pair's prompts, the model fails a
-            clause of the contract without which paths mean nothing, or the memory is too little for one path.
+            clause of the contract without which paths mean nothing, or the memory, that of the bound or of the
+            device, is too little for one path.
     """
     check_patches(judge, [site for path in paths for site in (path.sender, path.receiver) if isinstance(site, Site)])
     only_direct = all(path.receiver == "logits" and path.variant == "frozen" for path in paths)
@@ -74,18 +79,11 @@ def patch_paths(
     else:
         judge.contract.require_paths(judge.identity.name)
     max_bytes = memory_for_patches(memory_bytes, [path_cost(judge, pair, paths)]) // RUNS_OF_PATH
-    routes = find_routes(pair.clean, paths, pair.differing[0], judge.shape.n_layers)
-    clean, corrupted = judge.record_all([pair.clean.ids, pair.corrupted.ids], for_restart=not only_direct)
-    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
-    ld_patched = logit_diff_of(judge, base, pair.answer_ids).repeat(len(paths))
-    read_out = functools.partial(read_logit_diff, judge, answer_ids=pair.answer_ids)
     max_rows = max_bytes // (judge.shape.d_model * judge.dtype.itemsize)
-    for batch in batches(routes, base.n_positions, max_rows):
-        senders = list(dict.fromkeys(route.sender for route in batch))
-        runs = _RunsToResume(judge, base, read_out, max_rows, ld_patched)
-        _patch_batch(judge, Job(base, source, senders, read_out), batch, runs)
-    ld_clean, ld_corrupted = (float(logit_diff_of(judge, run, pair.answer_ids)) for run in (clean, corrupted))
-    return PatchedPair(pair.pair_id, ld_clean, ld_corrupted, ld_patched)
+    try:
+        return _patch_all(judge, pair, paths, direction, for_restart=not only_direct, max_rows=max_rows)
+    except torch.OutOfMemoryError:
+        raise InputError(DEVICE_TOO_SMALL) from None
 
 
 def direct_effects(
@@ -112,6 +110,27 @@ def direct_effects(
         InputError: as `patch_paths` does.
     """
     return patch_paths(judge, pair, [Path(site) for site in sites], direction=direction, memory_bytes=memory_bytes)
+
+
+def _patch_all(
+    judge: JudgeModel,
+    pair: AlignedPair,
+    paths: Sequence[Path],
+    direction: Direction,
+    *,
+    for_restart: bool,
+    max_rows: int,
+) -> PatchedPair:
+    """As `patch_paths`, with `max_rows` rows of d_model held at once of senders, and as many of receivers."""
+    routes = find_routes(pair.clean, paths, pair.differing[0], judge.shape.n_layers)
+    clean, corrupted = judge.record_all([pair.clean.ids, pair.corrupted.ids], for_restart=for_restart)
+    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    ld_patched = logit_diff_of(judge, base, pair.answer_ids).repeat(len(paths))
+    job = Job(base, source, (), functools.partial(read_logit_diff, judge, answer_ids=pair.answer_ids))
+    for batch in batches(routes, base.n_positions, max_rows):
+        _patch_as_fits(judge, job, batch, max_rows, ld_patched)
+    ld_clean, ld_corrupted = (float(logit_diff_of(judge, run, pair.answer_ids)) for run in (clean, corrupted))
+    return PatchedPair(pair.pair_id, ld_clean, ld_corrupted, ld_patched)
 
 
 @dataclass
@@ -154,9 +173,28 @@ class _RunsToResume:
             self.values[[place for places, _ in of for place in places]] = verdicts
 
 
+def _patch_as_fits(
+    judge: JudgeModel, job: Job, routes: Sequence[Route], max_rows: int, values: Float[Tensor, "path"]
+) -> None:
+    """The verdicts of a batch's routes, into `values`; where the device's memory does not suffice, in halves."""
+    try:
+        _patch_batch(judge, job, routes, _RunsToResume(judge, job.base, job.read_out, max_rows, values))
+        return
+    except torch.OutOfMemoryError:
+        if len(routes) == 1:
+            raise
+    # Outside the handler, whose traceback keeps what was computed so far. Each half begins at its senders again: a
+    # sweep that stopped half-way has overwritten the residuals it was given.
+    free_memory(f"{len(routes)} paths at once; they go on in halves. A smaller --memory avoids the attempt")
+    half = len(routes) // 2
+    for part in (routes[:half], routes[half:]):
+        _patch_as_fits(judge, job, part, max_rows // 2, values)
+
+
 @torch.no_grad()
 def _patch_batch(judge: JudgeModel, job: Job, routes: Sequence[Route], runs: _RunsToResume) -> None:
     """Bring each route's run to its receiver, layer by layer, and let it go on from there."""
+    job = dataclasses.replace(job, placed=list(dict.fromkeys(route.sender for route in routes)))
     number_of = {sender: number for number, sender in enumerate(job.placed)}
     by_layer: dict[int, dict[int, list[Route]]] = defaultdict(lambda: defaultdict(list))
     for route in routes:

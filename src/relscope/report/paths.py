@@ -214,7 +214,7 @@ def _finding(splits: pd.DataFrame, drawn: pd.DataFrame, variant: str, confidence
             f"Of {words.count(len(splits), 'module')} at the last token {_module_name(module)} has the largest total "
             f"effect, {estimate(total)} logits: {estimate(direct)} directly, {estimate(mediated)} through later parts."
         )
-        if alone["component"] != module["component"] or alone["layer"] != module["layer"]:
+        if _module_name(alone) != _module_name(module):
             sentences.append(f"Directly {_module_name(alone)} does most ({estimate(estimate_of(alone, 'direct'))}).")
     if len(drawn):
         path = strongest(drawn, "effect", 1).to_dict("records")[0]

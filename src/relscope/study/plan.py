@@ -73,13 +73,12 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
     judge, restart, precision = prepared.judge, prepared.contract.restartable, prepared.precision(config)
     patches, paths = _patches(config, judge.shape), _paths(config, judge.shape)
     progress.stage(f"counting {(len(patches) + len(paths)) * len(prepared.aligned):,} patches")
-    costs = [patch_cost(judge, pair, patches, restart=restart, precision=precision) for pair in prepared.aligned]
-    require_memory(prepared.aligned, costs, config.memory)
-    recording = sum(cost.recording_flops for cost in costs) * _recordings(config, paths)
-    if paths:
-        of_paths = [path_cost(judge, pair, paths) for pair in prepared.aligned]
-        require_memory(prepared.aligned, of_paths, config.memory)
-        costs += of_paths
+    of_patches = [patch_cost(judge, pair, patches, restart=restart, precision=precision) for pair in prepared.aligned]
+    of_paths = [path_cost(judge, pair, paths) for pair in prepared.aligned] if paths else []
+    for of in (of_patches, of_paths):
+        require_memory(prepared.aligned, of, config.memory)
+    costs = of_patches + of_paths
+    recording = sum(cost.recording_flops for cost in of_patches) * _recordings(config, paths)
     progress.stage("measuring")
     seconds, full_pass = _measure(config, prepared, patches, paths)
     weights = sum(p.numel() * p.element_size() for p in judge.model.parameters())
@@ -91,7 +90,7 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
         n_positions=sum(cost.n_positions for cost in costs),
         flops=sum(cost.flops for cost in costs) + recording,
         full_pass_flops=sum(cost.full_pass_flops for cost in costs),
-        memory_bytes=max(min(config.memory, _together(costs[part])) for part in fitting(costs, config.memory)),
+        memory_bytes=min(config.memory, _memory(of_patches, of_paths, config.memory)),
         seconds=seconds,
         full_pass_seconds=full_pass * (len(patches) + len(paths)) * len(prepared.aligned),
         weights_bytes=weights,
@@ -107,6 +106,12 @@ def _patches(config: StudyConfig, shape: ModelShape) -> list[Patch]:
     elif joint is not None and heads is not None:
         patches += joint_sets(spread_heads(heads.regions, joint.top, shape.n_layers, shape.n_heads))
     return patches
+
+
+def _memory(of_patches: Sequence[PatchCost], of_paths: Sequence[PatchCost], memory_bytes: int) -> int:
+    """What is held at most at once: patches are measured of several pairs together, paths of one pair at a time."""
+    groups = [*(of_patches[part] for part in fitting(of_patches, memory_bytes)), *([cost] for cost in of_paths)]
+    return max(map(_together, groups))
 
 
 def _together(costs: Sequence[PatchCost]) -> int:
