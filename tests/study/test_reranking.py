@@ -372,7 +372,7 @@ def _folder_with_ids(folder: Path, *, first: str, other: str, document: str) -> 
     (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
     documents = [{"_id": document, "text": "The cat sat."}, {"_id": "b", "text": "The dog ran."}]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents))
-    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{first}\t{document}\t1\n")
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{first}\t{document}\t1\n{other}\tb\t1\n")
     return folder
 
 
@@ -393,9 +393,8 @@ def test_an_id_that_a_run_file_cannot_hold_is_refused_before_the_model_is_loaded
 
 def test_the_id_of_a_query_that_is_not_ranked_may_be_anything(tiny_model_folder: Path, tmp_path: Path) -> None:
     folder = _folder_with_ids(tmp_path / "c", first="1", other="query 2", document="a")
-    done = rerank_run(
-        tiny_config(tiny_model_folder, data=str(folder)), Reranking(), ["RR"], tmp_path / "run.trec", Told()
-    )
+    config = tiny_config(tiny_model_folder, data=str(folder))
+    done = rerank_run(config, Reranking(queries=1), ["RR"], tmp_path / "run.trec")
     assert set(read_run(done.run_file)) == {"1"}
 
 
