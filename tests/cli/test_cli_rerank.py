@@ -150,9 +150,26 @@ def test_what_cannot_be_used_is_said_in_one_line(
 
 def test_other_settings_in_the_same_place_are_refused(relscope: Command, words: Words, tmp_path: Path) -> None:
     assert relscope(*words, "-o", tmp_path / "run.trec").status == 0
-    outcome = relscope(*words, "--depth", 5, "-o", tmp_path / "run.trec")
+    outcome = relscope(*words, "-p", "pointwise-idq", "-o", tmp_path / "run.trec")
     assert outcome.status == 2
-    assert "reranking.depth: 6 in the folder, 5 now; give another --out" in outcome.err
+    assert 'prompt.order: "dqi" in the folder, "idq" now' in outcome.err
+    assert "; give another --out" in outcome.err
+
+
+def test_more_documents_and_queries_in_the_same_place_go_on_from_what_is_stored(
+    relscope: Command, words: Words, tmp_path: Path
+) -> None:
+    out = tmp_path / "run.trec"
+    verdicts = tmp_path / "run.trec.verdicts" / "verdicts.jsonl"
+    assert relscope(*words, "-o", out).status == 0
+    before = verdicts.read_text()
+    outcome = relscope(*words, "-n", 5, "--depth", 8, "--top", 3, "-o", out)
+    assert outcome.status == 0, outcome.err
+    assert "40 prompts for 40 documents of 5 queries" in outcome.out
+    after = verdicts.read_text()
+    assert after.startswith(before)
+    assert len(after.splitlines()) == 40
+    assert {len(ranked) for ranked in read_run(out).values()} == {8}
 
 
 def test_help_names_every_option_and_imports_nothing_heavy() -> None:

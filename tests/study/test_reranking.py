@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from relscope.data import Collection, load_collection, read_run
 from relscope.errors import InputError
+from relscope.interventions import Reference, ablated, reference_of
 from relscope.models import JudgeModel, load_judge
 from relscope.prompts import PromptRenderer, PromptTemplate, render_cut
 from relscope.study import Reranking, measure_reranked, rerank, rerank_run
@@ -145,8 +148,7 @@ def test_an_interrupted_reranking_goes_on_and_judges_nothing_again(
 @pytest.mark.parametrize(
     ("changed", "template", "told"),
     [
-        ({"depth": 4}, PAIRWISE, "reranking.depth: 5 in the folder, 4 now"),
-        ({"method": "all-pairs"}, PAIRWISE, 'reranking.method: "heapsort" in the folder, "all-pairs" now'),
+        ({"method": "pointwise"}, POINTWISE, 'prompt.format: "pairwise" in the folder, "pointwise" now'),
         ({}, PAIRWISE.model_copy(update={"order": "idq"}), 'prompt.order: "dqi" in the folder, "idq" now'),
     ],
 )
@@ -157,6 +159,118 @@ def test_verdicts_of_other_settings_are_refused(
     rerank(judge, demo, PAIRWISE, options, folder=tmp_path / "verdicts")
     with pytest.raises(InputError, match=told):
         rerank(judge, demo, template, replace(options, **changed), folder=tmp_path / "verdicts")
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "now"),
+    [
+        (POINTWISE, {"top": 10, "depth": 4}, {"top": 5, "depth": 7, "queries": 3}),
+        (POINTWISE, {"depth": 7, "queries": 3}, {"depth": 4, "queries": 1, "run": "bm25"}),
+        (PAIRWISE, {"method": "heapsort", "top": 2}, {"method": "all-pairs", "top": 3}),
+    ],
+)
+def test_settings_that_change_no_verdict_go_on_from_those_that_are_stored(
+    judge: JudgeModel,
+    demo: Collection,
+    tmp_path: Path,
+    counted: list[tuple[int, ...]],
+    template: PromptTemplate,
+    before: dict[str, Any],
+    now: dict[str, Any],
+) -> None:
+    base, folder = Reranking(depth=4, queries=2), tmp_path / "verdicts"
+    rerank(judge, demo, template, replace(base, **before), folder=folder)
+    n_before = len(counted)
+    done = rerank(judge, demo, template, replace(base, **now), folder=folder)
+    asked = set(counted)
+    assert len(counted) == len(asked)  # none is judged twice
+    counted.clear()
+    fresh = rerank(judge, demo, template, replace(base, **now))
+    assert (done.documents, done.n_prompts) == (fresh.documents, fresh.n_prompts)
+    assert done.n_prompts == len(counted)
+    assert asked >= set(counted)
+    assert len(asked) - n_before < len(counted)
+
+
+@pytest.mark.parametrize("template", [POINTWISE, PAIRWISE])
+def test_a_verdict_on_another_text_is_refused_by_its_query_and_document(
+    judge: JudgeModel, demo: Collection, tmp_path: Path, template: PromptTemplate
+) -> None:
+    options, folder = Reranking(depth=3, queries=2), tmp_path / "verdicts"
+    first = rerank(judge, demo, template, options, folder=folder).first
+    fixed = replace(demo, run={q: list(docs) for q, docs in first.rankings.items()}, run_is_ordered=True)
+    rerank(judge, fixed, template, options, folder=folder)
+    (_, _), (query_id, (_, doc_id, _)) = first.rankings.items()
+    told = f'query "{query_id}", document .*: the texts or the tokenizer are others than when this was measured'
+    changed_document = replace(fixed, documents={**demo.documents, doc_id: f"Not {demo.documents[doc_id]}"})
+    changed_query = replace(fixed, queries={**demo.queries, query_id: "a cat"})
+    for changed in (changed_document, changed_query):
+        with pytest.raises(InputError, match=told):
+            rerank(judge, changed, template, options, folder=folder)
+
+
+def test_verdicts_on_tokens_of_another_tokenizer_are_refused(
+    tiny_model_folder: Path, demo: Collection, tmp_path: Path
+) -> None:
+    from tokenizers import normalizers
+
+    judge = load_judge(str(tiny_model_folder), device="cpu")
+    options, folder = Reranking(depth=3, queries=2), tmp_path / "verdicts"
+    first = rerank(judge, demo, POINTWISE, options, folder=folder)
+    judge.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert rerank(judge, demo, POINTWISE, options).rankings != first.rankings
+    with pytest.raises(InputError, match="the texts or the tokenizer are others than when this was measured"):
+        rerank(judge, demo, POINTWISE, options, folder=folder)
+
+
+HEADS = [(layer, head, "all") for layer in (1, 2) for head in range(4)]
+
+
+def _reference(judge: JudgeModel, demo: Collection, kind: str, n_prompts: int = 3, seed: int = 0) -> Reference:
+    renderer = PromptRenderer(judge.tokenizer, POINTWISE)
+    texts = list(zip(demo.queries.values(), demo.documents.values(), strict=False))[-n_prompts:]
+    return reference_of(judge, [render_cut(renderer, *pair)[1] for pair in texts], kind, seed=seed)
+
+
+def test_verdicts_of_the_model_and_of_an_ablated_one_are_not_mixed(
+    judge: JudgeModel, demo: Collection, tmp_path: Path
+) -> None:
+    options = Reranking(depth=4, queries=2)
+    plain = rerank(judge, demo, POINTWISE, options, folder=tmp_path / "plain")
+    with ablated(judge, HEADS, kind="zero"):
+        without = rerank(judge, demo, POINTWISE, options)
+        assert without.rankings != plain.rankings
+        with pytest.raises(
+            InputError, match=r'edits.1: \(absent\) in the folder, {"keep_only": false, "kind": "zero", .* now'
+        ):
+            rerank(judge, demo, POINTWISE, options, folder=tmp_path / "plain")
+        assert rerank(judge, demo, POINTWISE, options, folder=tmp_path / "without").rankings == without.rankings
+    with pytest.raises(InputError, match=r"edits\.1: .* in the folder, \(absent\) now"):
+        rerank(judge, demo, POINTWISE, options, folder=tmp_path / "without")
+
+
+def test_verdicts_of_one_ablation_and_of_another_are_not_mixed(
+    judge: JudgeModel, demo: Collection, tmp_path: Path, counted: list[tuple[int, ...]]
+) -> None:
+    options, folder = Reranking(depth=3, queries=1), tmp_path / "verdicts"
+    with ablated(judge, HEADS, reference=_reference(judge, demo, "mean")):
+        first = rerank(judge, demo, POINTWISE, options, folder=folder)
+    counted.clear()
+    with ablated(judge, HEADS[::-1], reference=_reference(judge, demo, "mean")):  # gathered again, as by a new process
+        assert rerank(judge, demo, POINTWISE, options, folder=folder).rankings == first.rankings
+    assert not counted
+    for heads, keep_only, reference, told in [
+        (HEADS[1:], False, _reference(judge, demo, "mean"), "edits.1.sites"),
+        (HEADS, True, _reference(judge, demo, "mean"), "edits.1.keep_only: false in the folder, true now"),
+        (HEADS, False, _reference(judge, demo, "mean", 2), "edits.1.reference.n_prompts: 3 in the folder, 2 now"),
+        (HEADS, False, _reference(judge, demo, "resample"), 'edits.1.kind: "mean" in the folder, "resample" now'),
+    ]:
+        with (
+            ablated(judge, heads, kind=reference.kind, reference=reference, keep_only=keep_only),
+            pytest.raises(InputError, match=told),
+        ):
+            rerank(judge, demo, POINTWISE, options, folder=folder)
+    assert _reference(judge, demo, "resample").identity != _reference(judge, demo, "resample", seed=1).identity
 
 
 def test_documents_that_cannot_be_asked_about_stand_behind_the_others_in_their_order(
@@ -180,7 +294,29 @@ def test_documents_that_cannot_be_asked_about_stand_behind_the_others_in_their_o
         }  # fmt: skip
 
 
-def test_a_document_longer_than_the_context_is_left_out(
+def test_a_document_longer_than_the_context_is_left_out_and_stands_behind_the_others(
+    judge: JudgeModel, demo: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (query_id, query_text), *_ = demo.queries.items()
+    documents = {"a": "The cat sat.", "long": "The dog ran to the hill. " * 8, "b": "Bread rises.", "c": "Yeast."}
+    run = {query_id: ["a", "long", "gone", "b", "c"]}
+    collection = Collection("c", {query_id: query_text}, documents, {query_id: {"a": 1}}, run)
+    for template in (PromptTemplate(), PromptTemplate(format="pairwise")):
+        renderer = PromptRenderer(judge.tokenizer, template)
+        lengths = {doc_id: len(render_cut(renderer, query_text, text)[1]) for doc_id, text in documents.items()}
+        limit = max(length for doc_id, length in lengths.items() if doc_id != "long")
+        assert lengths["long"] > limit
+        monkeypatch.setattr(judge.config, "max_position_embeddings", limit)
+        reranked = rerank(judge, collection, template)
+        ranked = [doc_id for doc_id, _ in reranked.rankings[query_id]]
+        assert set(ranked[:3]) == {"a", "b", "c"}  # the longest that fits is among them
+        assert ranked[3:] == ["long", "gone"]
+        (found,) = (one for one in reranked.left_out if one.reason == "longer_than_context")
+        assert (found.query_id, found.doc_id) == (query_id, "long")
+        assert f"the prompt has {lengths['long']} tokens, the model reads {limit}; lower" in found.detail
+
+
+def test_a_reranking_of_which_no_document_fits_the_context_is_refused(
     judge: JudgeModel, demo: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renderer = PromptRenderer(judge.tokenizer, POINTWISE)
@@ -228,6 +364,38 @@ def test_measures_equal_those_of_ir_measures_on_the_written_file(
     assert read_run(done.run_file) == done.reranked.documents
     assert (done.n_queries, done.n_documents) == (5, 30)
     assert done.comparisons == measure_reranked(done.reranked, demo, ["nDCG@10", "AP(rel=2)"])
+
+
+def _folder_with_ids(folder: Path, *, first: str, other: str, document: str) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    queries = [{"_id": first, "text": "the cat"}, {"_id": other, "text": "the dog"}]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    documents = [{"_id": document, "text": "The cat sat."}, {"_id": "b", "text": "The dog ran."}]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents))
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{first}\t{document}\t1\n{other}\tb\t1\n")
+    return folder
+
+
+def test_an_id_that_a_run_file_cannot_hold_is_refused_before_the_model_is_loaded(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # by its name in full it is the function that hides the module
+    monkeypatch.setattr(importlib.import_module("relscope.study.rerank_run"), "load_model", None)
+    for name, ids in {
+        "doc": {"first": "1", "other": "2", "document": "doc 1"},
+        "query": {"first": "query 1", "other": "2", "document": "a"},
+    }.items():
+        config = tiny_config(tiny_model_folder, data=str(_folder_with_ids(tmp_path / name, **ids)))
+        with pytest.raises(InputError, match=f'a TREC run file cannot hold the id "{name}'):
+            rerank_run(config, Reranking(), ["RR"], tmp_path / "run.trec")
+    assert not list(tmp_path.glob("run.trec*"))
+
+
+def test_the_id_of_a_query_that_is_not_ranked_may_be_anything(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = _folder_with_ids(tmp_path / "c", first="1", other="query 2", document="a")
+    config = tiny_config(tiny_model_folder, data=str(folder))
+    done = rerank_run(config, Reranking(queries=1), ["RR"], tmp_path / "run.trec")
+    assert set(read_run(done.run_file)) == {"1"}
 
 
 def test_who_is_left_out_or_not_judged_is_told(tiny_model_folder: Path, tmp_path: Path) -> None:

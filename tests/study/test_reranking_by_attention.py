@@ -86,7 +86,7 @@ def test_scores_are_kept_under_their_name_and_not_mixed_with_those_of_other_head
     first = rerank(judge, demo, template, options, folder=tmp_path / "kept")
     rows = [json.loads(line) for line in (tmp_path / "kept" / "verdicts.jsonl").read_text().splitlines()]
     assert len(rows) == 6
-    assert all(set(row) == {"query_id", "documents", "relevance_score"} for row in rows)
+    assert all(set(row) == {"query_id", "documents", "relevance_score", "token_sha256"} for row in rows)
     with monkeypatch.context() as without:
         without.setattr("relscope.study.reranking.relevance_scores", None)
         assert rerank(judge, demo, template, options, folder=tmp_path / "kept").rankings == first.rankings

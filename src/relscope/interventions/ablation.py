@@ -87,6 +87,17 @@ class _Ablation:
         self._masks: dict[tuple[str, int], Tensor] = {}
         self._treatments: Int[Tensor, "row pos 2"] | None = None
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is ablated and by which values, as JSON values."""
+        sites = sorted(
+            ([site.component, site.layer, site.region, site.head] for of in self._chosen.values() for site in of),
+            key=str,  # a whole layer has no head
+        )
+        reference = self._reference
+        kind, of = ("zero", None) if reference is None else (reference.kind, reference.identity)
+        return {"kind": kind, "keep_only": self._keep_only, "sites": sites, "reference": of}
+
     def treatments(self, prompt: Prompt) -> Sequence[Treatment]:
         """What is done at each position of a prompt."""
         regions_at: list[set[str]] = [set() for _ in range(len(prompt))]

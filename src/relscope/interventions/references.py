@@ -20,11 +20,13 @@ Cost: one forward pass a reference prompt.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -51,14 +53,23 @@ class Reference:
         positions: of means, by what they are distinguished; of `resample`, `relative`.
         n_prompts: how many prompts they are of.
         fingerprint: of the model that read them.
+        prompts_sha256: over the prompts' token ids and the places of their parts, in order.
     """
 
     kind: str
     positions: str
     n_prompts: int
     fingerprint: str
+    prompts_sha256: str
     _layout: _Parts | _Fixed | _Donors
     _values: dict[tuple[str, int], Tensor]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the values were gathered from, as JSON values; they themselves are rounded by each machine its way."""
+        seed = {"seed": self._layout.seed} if isinstance(self._layout, _Donors) else {}
+        return {"positions": self.positions, "n_prompts": self.n_prompts, "prompts_sha256": self.prompts_sha256,
+                "model_fingerprint": self.fingerprint, **seed}  # fmt: skip
 
     def cells(self, prompt: Prompt) -> Sequence[int]:
         """The number of each position's value.
@@ -130,7 +141,8 @@ def reference_of(
         layout = _Parts.of(prompts, N_PARTS if positions == "relative" else 1)
     _check_memory(judge, kept, layout.n_cells, memory_bytes)
     gathered = _gather(judge, prompts, kept, layout)
-    return Reference(kind, positions, len(prompts), judge.identity.fingerprint, layout, gathered)
+    fingerprint = judge.identity.fingerprint
+    return Reference(kind, positions, len(prompts), fingerprint, _prompts_sha256(prompts), layout, gathered)
 
 
 @dataclass(frozen=True)
@@ -306,6 +318,14 @@ def _check_memory(judge: JudgeModel, kept: Sequence[tuple[str, int]], n_cells: i
             f"memory_bytes: the reference's values take up to {needed / 2**20:.0f} MiB, and {memory_bytes / 2**20:.0f} "
             "MiB are allowed; give fewer prompts, or the sites that are ablated"
         )
+
+
+def _prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        parts = {name: (span.start, span.stop) for name, span in prompt.parts.items()}
+        digest.update(json.dumps([prompt.ids, parts], sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _by_region(prompt: Prompt) -> dict[str, list[int]]:

@@ -13,7 +13,7 @@ Cost: one forward pass a prompt, less what is shared.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -35,6 +35,11 @@ Treatment = tuple[int, int]
 @runtime_checkable
 class PositionEdit(Protocol):
     """Changes what the model computes of rendered prompts, at each position by what stands there."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Whatever decides what is changed, as JSON values: stored LDs are of the model with its edits."""
+        ...
 
     def treatments(self, prompt: Prompt) -> Sequence[Treatment]:
         """What is done at each position of a prompt; where two prompts' are equal, the same is done."""

@@ -2,9 +2,12 @@
 
 A folder: `manifest.json` says what the LDs depend on, `verdicts.jsonl` has one line a prompt:
 
-    {"query_id": "q1", "documents": ["d7"], "ld": 1.25}             pairwise: two documents, in the order of the prompt
+    {"query_id": "q1", "documents": ["d7"], "ld": 1.25, "token_sha256": "5e88..."}
 
-Where documents are ranked by another number than LD, that number stands there under its own name.
+Pairwise prompts have two documents, in the order of the prompt. Where documents are ranked by another number than LD,
+that number stands there under its own name. `token_sha256` is over what the model read of the query and the documents:
+a verdict on other texts, or on what another tokenizer made of them, is refused. Verdicts on queries and documents that
+are not asked about now stay, and are not used.
 
 A line is there whole or not at all: what a killed process left of its last one is cut off, and the prompt judged again.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -35,26 +38,34 @@ class Verdicts:
 
     Args:
         folder: made if absent; continued if it holds verdicts of the same identity.
-        identity: whatever changes an LD or which prompts are asked, as JSON values.
+        identity: whatever changes an LD, as JSON values.
+        token_sha256_of: over the tokens of a prompt; None: it is not asked now.
         value: what the number of a prompt is called.
 
     Attributes:
         known: LD of each prompt that is judged.
 
     Raises:
-        InputError: the folder holds other things, or verdicts of another identity (each differing field is named).
+        InputError: the folder holds other things, or verdicts of another identity (each differing field is named) or
+            on other tokens (query and documents are named).
         RunError: another process writes there, a line is damaged, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], value: str = "ld") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        token_sha256_of: Callable[[Asked], str | None],
+        value: str = "ld",
+    ) -> None:
         _refuse_foreign_folder(folder)
         make_folder(folder)
-        self.folder, self._value = folder, value
+        self.folder, self._value, self._token_sha256_of = folder, value, token_sha256_of
         self._lock = FolderLock(folder)
         try:
             _check_identity(folder, dict(identity))
             self._path = folder / VERDICTS_NAME
-            self.known: dict[Asked, float] = _read(self._path, value) if self._path.exists() else {}
+            self.known: dict[Asked, float] = self._read() if self._path.exists() else {}
         except BaseException:
             self._lock.release()
             raise
@@ -72,10 +83,11 @@ class Verdicts:
                     f'query "{query_id}", document {" and ".join(documents)}: {self._name} is {ld}; is the number '
                     "format too narrow for this model? Use float32"
                 )
-        lines = (
-            json.dumps({"query_id": query_id, "documents": documents, self._value: ld}) + "\n"
-            for (query_id, *documents), ld in measured.items()
-        )
+        rows = (
+            {"query_id": prompt[0], "documents": prompt[1:], self._value: ld,
+             "token_sha256": self._token_sha256_of(prompt)} for prompt, ld in measured.items()
+        )  # fmt: skip
+        lines = (json.dumps(row) + "\n" for row in rows)
         try:
             with open(self._path, "ab") as file:
                 n_before = file.tell()
@@ -89,6 +101,25 @@ class Verdicts:
         except OSError as error:
             raise RunError(write_problem(self._path, error)) from error
         self.known |= measured
+
+    def _read(self) -> dict[Asked, float]:
+        known: dict[Asked, float] = {}
+        for number, line in enumerate(_whole_lines(self._path), start=1):
+            try:
+                row = json.loads(line)
+                prompt, token_sha256 = (row["query_id"], *row["documents"]), row["token_sha256"]
+                known[prompt] = float(row[self._value])
+            except (ValueError, TypeError, KeyError) as error:
+                raise RunError(
+                    f"{self._path}, line {number}: damaged; delete the line: its prompt is judged again"
+                ) from error
+            if self._token_sha256_of(prompt) not in (None, token_sha256):
+                raise InputError(
+                    f'{self._path}, line {number}: query "{prompt[0]}", document {" and ".join(prompt[1:])}: the texts '
+                    "or the tokenizer are others than when this was measured; give another --out, or the same data "
+                    "and tokenizer as before"
+                )
+        return known
 
     @property
     def _name(self) -> str:
@@ -128,7 +159,8 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def _read(path: Path, value: str) -> dict[Asked, float]:
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of the file, from which half of a last one is cut off."""
     try:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -136,11 +168,4 @@ def _read(path: Path, value: str) -> dict[Asked, float]:
             os.truncate(path, len(whole))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
-    known: dict[Asked, float] = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            known[(row["query_id"], *row["documents"])] = float(row[value])
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{path}, line {number}: damaged; delete the line: its prompt is judged again") from error
-    return known
+    return whole.splitlines()

@@ -19,7 +19,7 @@ from relscope.prompts import PartError, PromptRenderer, PromptTemplate, render_c
 from relscope.results import make_folder, write_whole
 from relscope.study.config import StudyConfig
 from relscope.study.prepare import Progress, Silent, load_model
-from relscope.study.reranking import Reranked, Reranking, rerank
+from relscope.study.reranking import Reranked, Reranking, first_of, rerank_first
 
 RERANKED, FIRST_STAGE = "reranked", "first stage"
 _N_LINTED = 4
@@ -64,12 +64,14 @@ def rerank_run(
     check_measures(measures)
     progress.stage(f"reading {config.data}")
     collection = load_collection(config.data)
-    # before hours of work, rather than after them
-    run_text(dict.fromkeys(collection.queries, ()), "relscope")
+    progress.stage("ranking the first stage")
+    first = first_of(collection, options)
+    # Before hours of work, rather than after them: can a run file hold these ids?
+    run_text({query_id: [(doc_id, 0.0) for doc_id in ranking] for query_id, ranking in first.rankings.items()}, "-")
     progress.stage(f"loading {config.model}")
     judge = load_model(config)
     make_folder(out.parent)
-    reranked = rerank(judge, collection, config.prompt, options, folder=folder, progress=progress)
+    reranked = rerank_first(judge, collection, config.prompt, first, options, folder=folder, progress=progress)
     write_whole(out, run_text(reranked.rankings, "relscope").encode())
     progress.stage("measuring")
     if options.heads is None:  # else it says nothing

@@ -2,10 +2,10 @@
 
     first stage -> documents cut and checked -> verdicts that the method asks for, of all queries together -> rankings
 
-The methods, their formulas and their cost in prompts are in `relscope.study.ranking_methods`. Each document is cut
-alone to the template's `max_document_tokens`. Prompts of one query are judged together, so that what they begin with is
-run once (`JudgeModel.relevance`). The method attention asks for no verdict: it reads heads, and does not rank the
-queries by which they were chosen.
+The methods, their formulas and their cost in prompts are in `relscope.study.ranking_methods`; which documents can be
+asked about is in `relscope.study.rerank_queries`. Prompts of one query are judged together, so that what they begin
+with is run once (`JudgeModel.relevance`). The method attention asks for no verdict: it reads heads, and does not rank
+the queries by which they were chosen.
 
 Nothing is dropped: a document that cannot be asked about stands behind all that can, in the order of the first stage,
 and is told with its reason; a query of which the first stage finds nothing has an empty ranking.
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +26,14 @@ import numpy as np
 
 from relscope.analysis import HeadSet
 from relscope.data import Collection, FirstStage, LeftOut, first_stage
-from relscope.data.text import cut_document
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions import CONTENT_FREE_QUERY, READINGS, relevance_scores
 from relscope.models import JudgeModel, check_readable
-from relscope.prompts import PartError, PromptRenderer, PromptTemplate, render_cut
+from relscope.prompts import PromptRenderer, PromptTemplate
 from relscope.results import Asked, Verdicts
 from relscope.study.prepare import Progress, Silent
 from relscope.study.ranking_methods import ATTENTION, METHODS, Ranked, Ranking, most_prompts
+from relscope.study.rerank_queries import AskedQuery, asked_queries
 from relscope.version import __version__
 
 _PROMPTS_TOGETHER = 64
@@ -142,15 +140,6 @@ class Reranked:
         return {query_id: [doc_id for doc_id, _ in ranked] for query_id, ranked in self.rankings.items()}
 
 
-@dataclass(frozen=True)
-class _Query:
-    """A query that is asked: its text, the documents that can be asked about, cut, and the ids of its answers."""
-
-    text: str
-    documents: Mapping[str, str]
-    answer_ids: tuple[int, int] | None
-
-
 def rerank(
     judge: JudgeModel,
     collection: Collection,
@@ -175,27 +164,51 @@ def rerank(
     """
     progress = Silent() if progress is None else progress
     options = Reranking() if options is None else options
+    options.method_of(template)
+    progress.stage("ranking the first stage")
+    first = first_of(collection, options)
+    return rerank_first(judge, collection, template, first, options, folder=folder, progress=progress)
+
+
+def first_of(collection: Collection, options: Reranking) -> FirstStage:
+    """What is ranked again: without the queries by which heads were chosen.
+
+    Raises:
+        InputError: the first stage cannot be used, or no query is left.
+    """
+    held_out = dict.fromkeys(() if options.heads is None else options.heads.chosen_on, "is one that chose the heads")
+    return first_stage(collection, depth=options.depth, limit=options.queries, run=options.run, held_out=held_out)
+
+
+def rerank_first(
+    judge: JudgeModel,
+    collection: Collection,
+    template: PromptTemplate,
+    first: FirstStage,
+    options: Reranking,
+    *,
+    folder: str | Path | None,
+    progress: Progress,
+) -> Reranked:
+    """As `rerank`, from a first stage that is known (`first_of`)."""
     method = options.method_of(template)
     if options.heads is not None:
         check_readable(judge, options.model_heads)
-    progress.stage("ranking the first stage")
-    held_out = dict.fromkeys(() if options.heads is None else options.heads.chosen_on, "is one that chose the heads")
-    first = first_stage(collection, depth=options.depth, limit=options.queries, run=options.run, held_out=held_out)
     progress.stage("cutting documents")
     renderer = PromptRenderer(judge.tokenizer, template)
-    queries, left_out = _prepare(judge, renderer, collection, first)
+    queries, left_out = asked_queries(judge, renderer, collection, first)
     _warn_of(collection, first, left_out, progress)
     if not any(query.documents for query in queries.values()):
         detail = left_out[0].detail if left_out else "the first stage finds nothing"
         raise InputError(f"{collection.name}: no document can be asked about; for example {detail}")
-    if options.heads is not None and not held_out:
+    if options.heads is not None and not options.heads.chosen_on:
         progress.warn(f"{options.heads.name}: says of no query that it chose the heads; measure on none that did")
     asker = _Asker(judge, renderer, queries, options, progress)
     with contextlib.ExitStack() as stack:
         if folder is not None:
-            identity = _identity(asker, collection, first, dataclasses.replace(options, method=method))
+            identity = _identity(asker, collection)
             value = "ld" if options.heads is None else "relevance_score"
-            asker.kept = stack.enter_context(Verdicts(Path(folder), identity, value))
+            asker.kept = stack.enter_context(Verdicts(Path(folder), identity, asker.token_sha256_of, value))
             asker.known.update(asker.kept.known)
         n_most = sum(most_prompts(method, len(query.documents), options.top) for query in queries.values())
         progress.stage(f"judging at most {n_most:,} prompts of {len(queries)} queries, {method}")
@@ -209,42 +222,6 @@ def rerank(
     return Reranked(method, first, rankings, len(asker.asked), (*first.left_out, *left_out))
 
 
-def _prepare(
-    judge: JudgeModel, renderer: PromptRenderer, collection: Collection, first: FirstStage
-) -> tuple[dict[str, _Query], list[LeftOut]]:
-    """Cut every document, and find those that cannot be asked about."""
-    queries: dict[str, _Query] = {}
-    left_out: list[LeftOut] = []
-    limit = getattr(judge.config, "max_position_embeddings", None)
-    for query_id, ranking in first.rankings.items():
-        query_text = collection.queries[query_id]
-        documents: dict[str, str] = {}
-        answer_ids = None
-
-        def leave_out(doc_id: str, reason: str, detail: str, query_id: str = query_id) -> None:
-            left_out.append(LeftOut(query_id, doc_id, reason, f'query "{query_id}", document "{doc_id}": {detail}'))
-
-        for doc_id in ranking:
-            text = collection.documents.get(doc_id)
-            if text is None:
-                leave_out(doc_id, "missing_document", f"it is not in {collection.name}")
-                continue
-            try:
-                head, prompt = render_cut(renderer, query_text, cut_document(text)[0])
-            except PartError as error:
-                leave_out(doc_id, error.reason, str(error))
-                continue
-            if limit is not None and len(prompt) > limit:
-                detail = f"the prompt has {len(prompt)} tokens, the model reads {limit}; lower max_document_tokens"
-                leave_out(doc_id, "longer_than_context", detail)
-                continue
-            documents[doc_id] = head
-            # What follows the last document is the query's own, so that one prompt speaks for all.
-            answer_ids = renderer.answer_ids(prompt) if answer_ids is None else answer_ids
-        queries[query_id] = _Query(query_text, documents, answer_ids)
-    return queries, left_out
-
-
 class _Asker:
     """Gives the LDs of prompts, or the relevance scores, from what is known or from the judge; keeps what it learns."""
 
@@ -252,7 +229,7 @@ class _Asker:
         self,
         judge: JudgeModel,
         renderer: PromptRenderer,
-        queries: Mapping[str, _Query],
+        queries: Mapping[str, AskedQuery],
         options: Reranking,
         progress: Progress,
     ) -> None:
@@ -273,6 +250,11 @@ class _Asker:
             self.progress.advance(len(together), float(len(together)))
         self.asked.update(prompts)
         return [self.known[prompt] for prompt in prompts]
+
+    def token_sha256_of(self, prompt: Asked) -> str | None:
+        """Over what the model reads of a prompt's query and documents; None: it cannot be asked here."""
+        query = self.queries.get(prompt[0])
+        return None if query is None else query.token_sha256_of(prompt[1:])
 
     def _judge(self, prompts: Sequence[Asked]) -> dict[Asked, float]:
         measured: dict[Asked, float] = {}
@@ -370,20 +352,19 @@ def _counted(left_out: Sequence[LeftOut]) -> str:
     return f"{counts}; for example {left_out[0].detail}"
 
 
-def _identity(asker: _Asker, collection: Collection, first: FirstStage, options: Reranking) -> dict[str, Any]:
-    """Whatever decides which prompts are asked, and their LDs."""
-    digest = hashlib.sha256()
-    for query_id, query in asker.queries.items():
-        digest.update(json.dumps([query_id, query.text, list(query.documents.items())]).encode() + b"\n")
-    asked = dataclasses.asdict(options) | {"run": first.name}
-    if options.heads is None:
-        del asked["heads"], asked["reading"], asked["calibrated"]
-    else:
-        asked["heads"] = options.model_heads
+def _identity(asker: _Asker, collection: Collection) -> dict[str, Any]:
+    """Whatever decides LDs, but for the texts, which each verdict is of; not which prompts are asked."""
+    judge, renderer, options = asker.judge, asker.renderer, asker.options
+    asked: dict[str, Any] = {}
+    if options.heads is not None:
+        content_free = judge.tokenizer.encode(CONTENT_FREE_QUERY, add_special_tokens=False)
+        asked = {"heads": options.model_heads, "reading": options.reading, "calibrated": options.calibrated}
+        asked |= {"content_free_ids": content_free} if options.calibrated else {}
     return {
-        "model": dataclasses.asdict(asker.judge.identity),
-        "prompt": asker.renderer.template.model_dump(mode="json") | {"scaffold": asker.renderer.scaffold_text},
-        "data": {"name": collection.name, "texts_sha256": digest.hexdigest()},
+        "model": dataclasses.asdict(judge.identity),
+        "prompt": renderer.template.model_dump(mode="json") | {"scaffold": renderer.scaffold_text},
+        "data": {"name": collection.name},
         "reranking": asked,
+        "edits": {str(n): edit.identity for n, edit in enumerate(judge.edits, start=1)},
         "relscope_version": __version__,
     }
