@@ -54,7 +54,7 @@ def mixed_heads(judge: JudgeModel) -> HeadSet:
     """As many heads as a Mixed set has, spread evenly over the model: which ones does not change the time."""
     shape = judge.shape
     n_heads = shape.n_layers * shape.n_heads
-    k = set_size(0.02, n_heads)
+    k = set_size(0.02, judge.shape.n_layers, judge.shape.n_heads)
     sets = []
     for number, region in enumerate(SET_REGIONS):
         drawn = [(number + i * len(SET_REGIONS)) * n_heads // (k * len(SET_REGIONS)) for i in range(k)]
