@@ -35,6 +35,7 @@ bench: $(VENV)/.dev ## measures the numbers of benchmarks/RESULTS.md, other libr
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/sites.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/report_size.py
