@@ -16,7 +16,7 @@ import pandas as pd
 
 from relscope.errors import InputError
 from relscope.results import HEAD_CHANGES, WEIGHT_CHANGES, Manifest, open_run, read_changes
-from relscope.results.comparison import COMPARISON_NAME, read_header
+from relscope.results.comparison import COMPARISON, COMPARISON_NAME
 from relscope.results.run import MANIFEST_NAME
 
 MODELS: Final = ("base", "tuned")
@@ -106,7 +106,7 @@ def read_comparison(folder: str | Path) -> StoredComparison:
         raise InputError(
             f"{directory}: not a comparison (no {COMPARISON_NAME}); give the folder of `relscope compare-models`"
         )
-    header = read_header(directory / COMPARISON_NAME)
+    header = COMPARISON.read(directory / COMPARISON_NAME)
     parts = {}
     for name in (*MODELS, *TRANSFER_FOLDERS):
         if (directory / name / MANIFEST_NAME).is_file():

@@ -12,19 +12,16 @@ at most the step in progress; resuming is planned steps minus stored ones, under
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 import pandas as pd
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from relscope.errors import InputError
-from relscope.results.files import FolderLock, make_folder, read_json, remove_leftovers, sync_folder, write_whole
-from relscope.results.manifest import chosen_differences, identity_hash
+from relscope.results.headers import HeaderFolder, HeaderKind
+from relscope.results.manifest import chosen_differences
 from relscope.results.tables import Columns, read_table, write_table
 
 ABLATION_NAME: Final = "ablation.json"
@@ -154,18 +151,11 @@ class AblationHeader(_Record):
         return self
 
 
-class AblationFolder:
-    """An ablation's folder, open for writing; a context manager, which keeps other processes out.
+ABLATION: Final = HeaderKind(ABLATION_NAME, ABLATION_SCHEMA_VERSION, "ablation", AblationHeader)
 
-    Attributes:
-        directory: the folder.
-        header: as it is on disk.
-    """
 
-    def __init__(self, directory: Path, header: AblationHeader, lock: FolderLock) -> None:
-        self.directory = directory
-        self.header = header
-        self._lock = lock
+class AblationFolder(HeaderFolder[AblationHeader]):
+    """An ablation's folder, open for writing."""
 
     def has(self, task: Task, step: int) -> bool:
         """True if a step is stored."""
@@ -193,20 +183,6 @@ class AblationFolder:
         if (self.header.status, self.header.notes) != (status, notes):
             self._save(self.header.model_copy(update={"status": status, "notes": notes}))
 
-    def _save(self, header: AblationHeader) -> None:
-        text = json.dumps(header.model_dump(mode="json"), ensure_ascii=False, allow_nan=False, indent=1)
-        write_whole(self.directory / ABLATION_NAME, (text + "\n").encode("utf-8", errors="replace"))
-        sync_folder(self.directory)
-        self.header = header
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
-
 
 def create_or_resume_ablation(directory: Path, header: AblationHeader) -> AblationFolder:
     """Open a folder for writing: as a new ablation, or to go on with one of the same identity.
@@ -215,26 +191,15 @@ def create_or_resume_ablation(directory: Path, header: AblationHeader) -> Ablati
         InputError: the folder holds other things, or an ablation of other settings (each differing field is named).
         RunError: another process writes there, or the folder cannot be made or written.
     """
-    _refuse_foreign_folder(directory)
-    make_folder(directory)
-    lock = FolderLock(directory)
-    try:
-        remove_leftovers(directory)
-        path = directory / ABLATION_NAME
-        stored = read_ablation_header(directory) if path.exists() else None
-        if stored is not None and stored.identity_hash != header.identity_hash:
-            raise InputError(
-                f"{directory}: holds an ablation of other settings: "
-                f"{chosen_differences(stored.identity, header.identity)}; give another --out, or the same settings as "
-                "before"
-            )
-        folder = AblationFolder(directory, header if stored is None else stored, lock)
-        if stored is None:
-            folder._save(header)
-        return folder
-    except BaseException:
-        lock.release()
-        raise
+
+    def refusal_of(stored: AblationHeader) -> str:
+        differences = chosen_differences(stored.identity, header.identity)
+        return (
+            f"{directory}: holds an ablation of other settings: {differences}; give another --out, or the same "
+            "settings as before"
+        )
+
+    return AblationFolder(ABLATION, directory, header, refusal_of)
 
 
 def is_ablation(directory: Path) -> bool:
@@ -253,18 +218,7 @@ def read_ablation_header(directory: Path) -> AblationHeader:
         raise InputError(
             f"{directory}: not the folder of an ablation (no {ABLATION_NAME}); give that of relscope ablate"
         )
-    content = read_json(path)
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != ABLATION_SCHEMA_VERSION:
-        raise InputError(f"{path}: has schema_version {version!r}; this relscope reads {ABLATION_SCHEMA_VERSION}")
-    try:
-        header = AblationHeader.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
-    if header.identity_hash != identity_hash(header.identity):
-        raise InputError(f"{path}: identity_hash does not belong to identity: one of them was changed by hand")
-    return header
+    return ABLATION.read(path)
 
 
 def read_ablation_rows(directory: Path, task: Task) -> pd.DataFrame:
@@ -289,17 +243,3 @@ def read_ablation_qrels(directory: Path) -> dict[str, dict[str, int]]:
 
 def _part(directory: Path, task: Task, step: int) -> Path:
     return directory / "rows" / f"{task}-{step:05d}.parquet"
-
-
-def _refuse_foreign_folder(directory: Path) -> None:
-    """Refuse a folder that is neither an ablation, nor empty, nor left by one killed before it had a header."""
-    if not os.path.lexists(directory):
-        return
-    if not directory.is_dir():
-        raise InputError(f"{directory}: is a file; give a folder for the ablation")
-    names = sorted(path.name for path in directory.iterdir())
-    others = [name for name in names if not name.startswith(".")]
-    if others and ABLATION_NAME not in names:
-        raise InputError(
-            f"{directory}: holds {others[0]!r} and no {ABLATION_NAME}, so it is no ablation; give a new or empty folder"
-        )
