@@ -76,6 +76,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "many_directions": len(directions) > 1,
         "supports": _supports(contents),
         **mechanism,
+        "who_chose": {name: facts.who_chose(manifest, name) for name in ("joint", "paths")},
         "has_flow": bool(contents.flow),
         "has_heads": bool(contents.heads),
         "flow_empty": _empty_words(contents, "flow"),
