@@ -38,7 +38,7 @@ def extender(
         n_before = sum(not pair.filtered for pair in stored.pairs)
         n_added = len(manifest.pairs) - len(stored.pairs)
         kept = _chosen_heads(config, stored) if n_added else []
-        progress.stage(f"adding {n_added} pairs to the {len(stored.pairs)} of {out}")
+        progress.stage(f"extending {out} from {len(stored.pairs)} to {len(manifest.pairs)} pairs")
         if kept:
             progress.warn(
                 f"{' and '.join(kept)}: the heads stay those that {n_before} pairs chose; for heads that all pairs "
