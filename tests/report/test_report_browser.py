@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from conftest import changed_run, page_only
 from relscope.analysis import site_effects
 from relscope.report import words
+from relscope.report.contents import read_contents
 from relscope.results import open_run
 from synthetic import write_synthetic_run
 from synthetic_mechanism import write_mechanism_run
@@ -268,6 +270,32 @@ def test_a_saved_file_holds_the_site_effects_as_plain_csv(opened: Opened, run_di
     effects = site_effects(run.rows(), run.manifest.query_of)
     saved = pd.read_csv(tmp_path / "saved.csv")
     assert saved["effect"].to_numpy() == pytest.approx(effects["effect"].to_numpy(), rel=1e-6)  # seven digits
+
+
+def test_every_table_is_saved_as_it_was_computed_and_every_other_file_is_there(
+    browser: Any, mechanism_report: Path, tmp_path: Path
+) -> None:
+    contents = read_contents(open_run(mechanism_report.parent))
+    tables = {name: table for name, (table, _) in contents.mechanism.tables.items()}
+    tables |= {"site_effects.csv": contents.effects, "rows.csv": contents.rows}
+    assert {"joint_interactions.csv", "paths.csv", "interaction_scores.csv", "direct_contributions.csv"} <= set(tables)
+    with Opened(browser, mechanism_report) as page:
+        buttons = page.tab.get_by_role("button", name="Save ").all()
+        assert sorted(button.inner_text() for button in buttons) == sorted(f"Save {name}" for name in tables)
+        for button in buttons:
+            with page.tab.expect_download() as waiting:
+                button.click()
+            name = waiting.value.suggested_filename
+            waiting.value.save_as(tmp_path / name)
+            saved, table = pd.read_csv(tmp_path / name), tables[name]
+            assert list(saved) == list(table)
+            for column in table.select_dtypes("number"):
+                found, wanted = (of[column].to_numpy(dtype=float, na_value=np.nan) for of in (saved, table))
+                np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-12)  # seven digits
+        links = {str(link.get_attribute("href")) for link in page.tab.locator("#data a").all()}
+        assert {"manifest.json", "rows/joint-00000.parquet", "readouts/lens.parquet"} <= links
+        assert all((mechanism_report.parent / link).is_file() for link in links)
+        assert page.problems == []
 
 
 def test_markup_in_a_label_shows_as_text(browser: Any, run_dir: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from relscope.errors import InputError
-from relscope.results import KEY_COLUMNS, SCHEMA, RunError, create_or_resume, key_index, open_run
+from relscope.results import KEY_COLUMNS, SCHEMA, Manifest, RunError, create_or_resume, key_index, open_run
 
 HEADS = fake_study.planned().query("experiment == 'heads'").reset_index(drop=True)
 
@@ -197,6 +197,36 @@ def test_the_manifest_cannot_be_replaced_by_one_of_another_identity(folder: Path
         pytest.raises(InputError, match=r"config\.seed: 0 in the folder, 1 now"),
     ):
         run.save_manifest(fake_study.manifest(seed=1))
+
+
+def test_a_run_of_another_identity_goes_on_with_the_manifest_that_extends_it(folder: Path) -> None:
+    rows = open_run(folder).rows()
+    asked = fake_study.manifest(pairs=99).model_copy(update={"environment": {"threads": 8}})
+
+    def extend(stored: Manifest) -> Manifest:
+        assert stored == fake_study.manifest().model_copy(update={"status": "complete"})
+        return asked.model_copy(update={"environment": stored.environment})
+
+    with create_or_resume(folder, asked, extend) as run:
+        assert run.manifest == open_run(folder).manifest
+        assert run.manifest.identity["config"] == {"seed": 0, "pairs": 99}
+        assert run.manifest.status == "running"
+        assert [of.environment for of in run.manifest.resumptions] == [{"threads": 8}]
+        pd.testing.assert_frame_equal(run.rows(), rows)
+    with pytest.raises(InputError, match=r"config\.pairs: 99 in the folder, \(absent\) now"):
+        create_or_resume(folder, fake_study.manifest())
+
+
+def test_what_cannot_extend_a_run_leaves_it_as_it_is(folder: Path) -> None:
+    before = (folder / "manifest.json").read_bytes()
+
+    def extend(stored: Manifest) -> Manifest:
+        raise InputError("it is no beginning")
+
+    with pytest.raises(InputError, match="it is no beginning"):
+        create_or_resume(folder, fake_study.manifest(pairs=99), extend)
+    assert (folder / "manifest.json").read_bytes() == before
+    create_or_resume(folder, fake_study.manifest(), extend).close()  # no lock is left, and nothing is extended
 
 
 def test_resuming_keeps_the_stored_manifest_and_records_another_environment(folder: Path) -> None:

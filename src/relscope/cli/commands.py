@@ -61,7 +61,8 @@ def run(
     memory: o.Memory = None,
     precision: o.Precision = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Run folder; an unfinished run in it is continued.")
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder; a run in it goes on, also with more pairs or experiments."),
     ] = None,
 ) -> None:
     """Run a study and write its report. An interrupted run goes on when the command is given again."""

@@ -60,7 +60,9 @@ Negatives = Annotated[
     str | None,
     typer.Option("--negatives", rich_help_panel=_DATA, help="hard (BM25 top 100; the default) or random."),
 ]
-Pairs = Annotated[int | None, typer.Option("--pairs", "-n", rich_help_panel=_DATA, help="At most so many pairs.")]
+Pairs = Annotated[
+    int | None, typer.Option("--pairs", "-n", rich_help_panel=_DATA, help="At most so many pairs, the first ones.")
+]
 Prompt = Annotated[
     str | None,
     typer.Option("--prompt", "-p", rich_help_panel=_DATA,

@@ -10,7 +10,7 @@ from relscope.data.first_stage import FirstStage, LeftOut, first_stage
 from relscope.data.irds import load_irds
 from relscope.data.jsonl import pairs_from_jsonl
 from relscope.data.negatives import Bm25, NegativeSampling
-from relscope.data.pairs import PairSet, Refusal, RelevancePair, pairs_from_collection
+from relscope.data.pairs import PairSet, Refusal, RelevancePair, pairs_from_collection, pairs_sha256
 from relscope.data.sources import is_pair_file, load_collection, load_pairs
 from relscope.data.squad import load_squad
 from relscope.data.text import MAX_DOCUMENT_CHARACTERS, MAX_QUERY_CHARACTERS
@@ -37,6 +37,7 @@ __all__ = [
     "load_trec",
     "pairs_from_collection",
     "pairs_from_jsonl",
+    "pairs_sha256",
     "read_run",
     "run_text",
 ]

@@ -126,7 +126,7 @@ def build_pairs(
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts) or "it holds no queries"
         example = f"; for example {builder.refused[0].detail}" if builder.refused else ""
         raise InputError(f"{name}: gives no usable pair ({reasons}{example})")
-    return PairSet(name, tuple(builder.pairs), tuple(builder.refused), _pairs_sha256(builder.pairs), builder.n_cut)
+    return PairSet(name, tuple(builder.pairs), tuple(builder.refused), pairs_sha256(builder.pairs), builder.n_cut)
 
 
 def pairs_from_collection(
@@ -276,7 +276,8 @@ def _usable(candidate: Candidate) -> tuple[str, bool, tuple[str, str] | None]:
     return text, cut, None if text else ("empty_document", f"{candidate.name} is empty")
 
 
-def _pairs_sha256(pairs: Iterable[RelevancePair]) -> str:
+def pairs_sha256(pairs: Iterable[RelevancePair]) -> str:
+    """SHA-256 (hex) over all fields of all pairs, in order."""
     digest = hashlib.sha256()
     for p in pairs:
         fields = [p.pair_id, p.query_id, p.query_text, p.positive_text, p.negative_text, p.negative_kind]

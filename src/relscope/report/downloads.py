@@ -52,9 +52,9 @@ def embedded_rows(rows: pd.DataFrame) -> Embedded | None:
     return file if len(file.content) <= MOST_EMBEDDED_BYTES else None
 
 
-def row_parts(run_dir: Path) -> list[Linked]:
-    """The Parquet parts of the run."""
-    return [Linked(f"rows/{path.name}", _size(path)) for path in sorted(run_dir.glob("rows/*.parquet"))]
+def parquet_files(run_dir: Path, folder: str) -> list[Linked]:
+    """The Parquet files of a folder of the run: the parts of `rows`, the tables of `readouts`."""
+    return [Linked(f"{folder}/{path.name}", _size(path)) for path in sorted(run_dir.glob(f"{folder}/*.parquet"))]
 
 
 def figure_links(figures: list[Path], run_dir: Path) -> list[tuple[str, Linked, Linked]]:

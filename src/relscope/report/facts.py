@@ -145,8 +145,22 @@ def facts(
         ("Device", _device(manifest.environment)),
         ("relscope", lookup(identity, "relscope_version")),
         ("Started", _time(manifest.created)),
-    ]
+        ("Extended", "; ".join(f"{_time(of.extended)}, from {words.count(of.n_pairs, 'patched pair')}"
+                               for of in manifest.extensions)),
+    ]  # fmt: skip
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def who_chose(manifest: Manifest, experiment: str) -> str:
+    """Which pairs chose the heads of `joint` or `paths`, in a sentence; empty where all that are patched did."""
+    n = manifest.n_choosing(experiment)
+    if n is None:
+        return ""
+    patched = sum(not pair.filtered for pair in manifest.pairs)
+    return (
+        f"The run was extended: of its {words.count(patched, 'patched pair')} the first {n:,} chose the heads, and all "
+        "measure them."
+    )
 
 
 def progress(manifest: Manifest, rows: pd.DataFrame, read: Collection[str]) -> list[Progress]:

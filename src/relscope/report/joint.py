@@ -25,12 +25,17 @@ _COLUMNS = {f"effect{end}": f"interaction{end}" for end in _ENDS}
 
 @dataclass(frozen=True)
 class JointSets:
-    """The sets of one direction. `growing` has them by size, each with the heads of the one before it."""
+    """The sets of one direction.
+
+    `sets` has all of them, as `joint_interactions` gives them; `growing` those of the growing set by size, each with
+    the heads of the one before it.
+    """
 
     direction: str
     heads: tuple[str, ...]  # in the order of the growing set
     matrix: EffectMap
     growing: pd.DataFrame
+    sets: pd.DataFrame
     found: Finding
 
 
@@ -57,7 +62,8 @@ def read_joint(
             }
             growing = pd.DataFrame([by_members[m] for m in _prefixes(heads) if m in by_members])
             matrix = _matrix(heads, by_members, str(direction))
-            found.append(JointSets(str(direction), heads, matrix, growing, _finding(heads, by_members, growing)))
+            finding = _finding(heads, by_members, growing)
+            found.append(JointSets(str(direction), heads, matrix, growing, here, finding))
     return tuple(found)
 
 

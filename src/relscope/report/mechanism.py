@@ -58,6 +58,8 @@ class Mechanism:
             found["interaction_scores.csv"] = named, "head"
         if self.written:
             found["direct_contributions.csv"] = self.written.parts, "part"
+        if self.joint:
+            found["joint_interactions.csv"] = pd.concat([of.sets for of in self.joint]), "set"
         if self.paths:
             found["direct_and_mediated.csv"] = pd.concat([of.splits for of in self.paths]), "module"
             between = pd.concat([of.paths for of in self.paths])

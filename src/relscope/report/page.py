@@ -51,7 +51,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
     histogram = verdicts.histogram(judged) if len(judged) else None
     directions, plots = _directions(contents)
     mechanism, drawn = mechanism_values(contents.mechanism, contents.scale.quantity)
-    parts = downloads.row_parts(run_dir)
+    parts = downloads.parquet_files(run_dir, "rows")
     shown, cut = _shown_manifest(manifest)
     return {
         "title": f"What causes the relevance verdict of {facts.short_name(facts.model_name(manifest))}",
@@ -76,6 +76,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "many_directions": len(directions) > 1,
         "supports": _supports(contents),
         **mechanism,
+        "who_chose": {name: facts.who_chose(manifest, name) for name in ("joint", "paths")},
         "has_flow": bool(contents.flow),
         "has_heads": bool(contents.heads),
         "flow_empty": _empty_words(contents, "flow"),
@@ -249,6 +250,7 @@ def _files(contents: Contents, parts: list[downloads.Linked], run_dir: Path, fig
         "embedded": embedded,
         "parts": parts[:MOST_PARTS_LISTED],
         "more_parts": max(0, len(parts) - MOST_PARTS_LISTED),
+        "readouts": downloads.parquet_files(run_dir, "readouts"),
         "figures": downloads.figure_links(list(figures), run_dir),
     }
 

@@ -33,6 +33,7 @@ from relscope.results.comparison import ComparisonFolder, ComparisonHeader, crea
 from relscope.results.files import RunError, make_folder, read_json, write_whole
 from relscope.results.manifest import (
     ExclusionRecord,
+    Extension,
     Lint,
     Manifest,
     PairRecord,
@@ -52,7 +53,7 @@ from relscope.results.readouts import (
     readout_path,
     write_readout,
 )
-from relscope.results.run import Run, create_or_resume, open_run
+from relscope.results.run import Run, create_or_resume, identity_problem, open_run
 from relscope.results.schema import (
     DIRECT,
     DIRECTIONS,
@@ -100,6 +101,7 @@ __all__ = [
     "ComparisonHeader",
     "ConditionRecord",
     "ExclusionRecord",
+    "Extension",
     "LeftOutRecord",
     "Lint",
     "Manifest",
@@ -123,6 +125,7 @@ __all__ = [
     "holds_circuit",
     "identity_differences",
     "identity_hash",
+    "identity_problem",
     "is_ablation",
     "key_index",
     "make_folder",

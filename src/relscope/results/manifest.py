@@ -76,6 +76,18 @@ class Resumption(_Record):
     environment: dict[str, Any]
 
 
+class Extension(_Record):
+    """The run was given more pairs or experiments.
+
+    `n_pairs` counts the pairs that were to be patched before; `heads_kept` names the experiments that had chosen heads
+    by the effects of these, and keep them.
+    """
+
+    extended: str
+    n_pairs: int
+    heads_kept: list[str] = Field(default_factory=list)
+
+
 class Manifest(_Record):
     """The content of `manifest.json`.
 
@@ -103,6 +115,7 @@ class Manifest(_Record):
     path_senders: list[str] = Field(default_factory=list)
     path_receivers: list[str] = Field(default_factory=list)
     resumptions: list[Resumption] = Field(default_factory=list)
+    extensions: list[Extension] = Field(default_factory=list)
 
     @field_validator("identity", "environment")
     @classmethod
@@ -124,6 +137,11 @@ class Manifest(_Record):
     def query_of(self) -> dict[str, str]:
         """The query of each pair, by `pair_id`: the clusters of every interval."""
         return {pair.pair_id: pair.query_id for pair in self.pairs}
+
+    def n_choosing(self, experiment: str) -> int | None:
+        """How many pairs chose the heads of `joint` or `paths`, where others came later; None: all that are patched."""
+        kept = (extension.n_pairs for extension in self.extensions if experiment in extension.heads_kept)
+        return next(kept, None)
 
 
 def identity_hash(identity: dict[str, Any]) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import pandas as pd
 import pyarrow as pa
@@ -83,10 +83,8 @@ class Run:
         self._require_writing()
         given = checked(manifest)
         if given.identity_hash != self.manifest.identity_hash:
-            raise InputError(_identity_problem(self.directory, self.manifest, given))
-        write_whole(self.directory / MANIFEST_NAME, manifest_bytes(given))
-        sync_folder(self.directory)
-        self.manifest = given
+            raise InputError(identity_problem(self.directory, self.manifest.identity, given.identity))
+        self._replace_manifest(given)
 
     def write_part(self, experiment: str, rows: Rows | pa.Table | pd.DataFrame) -> Path:
         """Store `rows` as one new part, whole and flushed to the disk when this returns.
@@ -189,6 +187,11 @@ class Run:
     ) -> None:
         self.close()
 
+    def _replace_manifest(self, manifest: Manifest) -> None:
+        write_whole(self.directory / MANIFEST_NAME, manifest_bytes(manifest))
+        sync_folder(self.directory)
+        self.manifest = manifest
+
     def _require_writing(self) -> None:
         if self._lock is None:
             raise RunError(f"{self.directory}: this run is not open for writing (use create_or_resume)")
@@ -237,12 +240,19 @@ class Run:
             yield pair_id, self._sites.setdefault(site, site)
 
 
-def create_or_resume(run_dir: Path, manifest: Manifest) -> Run:
+def create_or_resume(run_dir: Path, manifest: Manifest, extend: Callable[[Manifest], Manifest] | None = None) -> Run:
     """Open `run_dir` for writing: as a new run, or to go on with a run of the same identity.
 
     When it goes on, the stored manifest is kept (its times, filter decisions and exclusions); an
     environment other than the stored one is added to its `resumptions`. Unfinished files of a killed
     process are removed.
+
+    Args:
+        run_dir: the run folder; made if absent.
+        manifest: of the run that is asked for.
+        extend: from the stored manifest of another identity to the one with which that run goes on, in which every
+            stored row means what it meant; raises InputError where there is none. None: a run of another identity is
+            refused.
 
     Raises:
         InputError: the folder holds other things, or a run of another identity (each differing field is named with both
@@ -265,9 +275,12 @@ def create_or_resume(run_dir: Path, manifest: Manifest) -> Run:
             sync_folder(directory.parent)
             return Run(directory, given, lock)
         stored = read_manifest(path)
-        if stored.identity_hash != given.identity_hash:
-            raise InputError(_identity_problem(directory, stored, given))
         run = Run(directory, stored, lock)
+        if stored.identity_hash != given.identity_hash:
+            if extend is None:
+                raise InputError(identity_problem(directory, stored.identity, given.identity))
+            run._replace_manifest(checked(extend(stored)))
+            stored = run.manifest
         environments = [stored.environment, *(entry.environment for entry in stored.resumptions)]
         if given.environment != environments[-1]:
             entry = Resumption(resumed=given.created, environment=given.environment)
@@ -317,9 +330,14 @@ def _names_in(folder: Path) -> list[str]:
         raise RunError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _identity_problem(directory: Path, stored: Manifest, given: Manifest) -> str:
-    differences = chosen_differences(stored.identity, given.identity)
-    return f"{directory}: holds another run: {differences}; give another folder, or the same settings as before"
+def identity_problem(
+    directory: Path,
+    stored: dict[str, Any],
+    given: dict[str, Any],
+    advice: str = "give another folder, or the same settings as before",
+) -> str:
+    """What a user is told of a folder that holds a run of another identity."""
+    return f"{directory}: holds another run: {chosen_differences(stored, given)}; {advice}"
 
 
 def _no_rows() -> pa.Table:

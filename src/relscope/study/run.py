@@ -3,7 +3,8 @@
     load -> align -> judge every pair -> filter -> read out -> patch the sites of each pair that are not stored yet
          -> patch sets of the heads that were found strongest, and the paths between them
 
-A run can be killed at any moment and started again with the same command: what is stored is not computed again.
+A run can be killed at any moment and started again with the same command: what is stored is not computed again. With
+more pairs or experiments the rest is measured (`relscope.study.extending` says when).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from relscope.interventions import Joint, Patch, PatchCost, PatchedPair, Precisi
 from relscope.prompts import AlignedPair
 from relscope.results import EXACT_SAMPLE, JOINT, SCHEMA, ExclusionRecord, Run, create_or_resume
 from relscope.study.config import StudyConfig
+from relscope.study.extending import extender
 from relscope.study.joint import head_name, head_site, joint_sets, strongest_heads
 from relscope.study.judging import judged_correctly, lints_of, margin, verdicts
 from relscope.study.manifest import new_manifest
@@ -36,7 +38,8 @@ def run_study(config: StudyConfig, out: str | Path, progress: Progress | None = 
 
     Args:
         config: what to run.
-        out: the run folder; made if absent, continued if it holds a run of the same identity.
+        out: the run folder; made if absent, continued if it holds a run of the same identity, or one of the first of
+            these pairs and some of these experiments.
         progress: is told of stages, patches and warnings.
 
     Raises:
@@ -53,7 +56,8 @@ def run_prepared(config: StudyConfig, prepared: Prepared, out: str | Path, progr
         if not lint.ok:
             progress.warn(lint.message)
     manifest = new_manifest(config, prepared, lints)
-    with create_or_resume(Path(out), manifest) as run:
+    extend = extender(config, prepared, manifest, Path(out), progress)
+    with create_or_resume(Path(out), manifest, extend) as run:
         # A finished run that is given again is checked and left as it is.
         _judge(run, prepared, progress)
         kept = _filter(run, prepared, config, progress)
