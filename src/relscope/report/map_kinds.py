@@ -95,6 +95,6 @@ def _edge(name: str) -> MapTitle:
     return MapTitle(name, "", words.COMPONENTS.get(component, component), name)
 
 
-FLOW: Final = MapKind("flow", False, flow_maps, _component)
-HEADS: Final = MapKind("heads", True, head_maps, _heads_at)
-EDGES: Final = MapKind("edges", True, edge_maps, _edge)
+FLOW: Final = MapKind(name="flow", of_heads=False, maps=flow_maps, title=_component)
+HEADS: Final = MapKind(name="heads", of_heads=True, maps=head_maps, title=_heads_at)
+EDGES: Final = MapKind(name="edges", of_heads=True, maps=edge_maps, title=_edge)

@@ -208,10 +208,12 @@ def _as_compared(letter: str, table: pd.DataFrame, pairs: Sequence[PairOfRuns]) 
 def _side_by_side(tables: Mapping[str, pd.DataFrame]) -> tuple[tuple[Family, ...], dict[str, tuple[str, ...]]]:
     """The families of two panels or more, with common rows; and the names of the others, by the run that has them."""
     families = families_of("runs", tables, MAP_KINDS)
+    several = len({family.direction for family in families}) > 1
     lone: dict[str, list[str]] = defaultdict(list)
     for family in families:
         if len(family.panels) == 1:
-            lone[next(iter(family.panels))].append(family.kind.title(family.name).short)
+            name = family.kind.title(family.name).short + (f" ({family.direction})" if several else "")
+            lone[next(iter(family.panels))].append(name)
     shown = tuple(_with_common_rows(family) for family in families if len(family.panels) > 1)
     return shown, {letter: tuple(names) for letter, names in lone.items()}
 

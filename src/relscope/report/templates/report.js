@@ -56,17 +56,16 @@
   }
 
   function hoverFamily(map, where, i, j) {
+    const runs = map.group === "runs"; // each rests on pairs of its own
     const lines = map.family.map((id) => mapOf[id]).filter((other) => other.cells.effect[i][j] !== null).map((other) => {
       const cells = other.cells, queries = cells.n_queries[i][j];
       const share = cells.ie_low[i][j] === null ? "" : "; " + data.share_words[map.group] + " " + withInterval(cells.ie[i][j], cells.ie_low[i][j], cells.ie_high[i][j], other.ie_decimals, queries);
-      return escape(other.panel) + ": " + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], other.decimals, queries) + " logits" + share;
+      return escape(other.panel) + ": " + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], other.decimals, queries) + " logits" + share + (runs ? "; n = " + cells.n_pairs[i][j] : "");
     });
     const last = mapOf[map.family[map.family.length - 1]], quantity = quantityOf(map);
     const low = last.cells[quantity + "_low"][i][j], high = last.cells[quantity + "_high"][i][j];
     if (map.group === "effects" && low !== null && low <= 0 && high >= 0) lines.push("the interval of the difference includes 0");
-    const n = map.cells.n_pairs[i][j], queries = map.cells.n_queries[i][j];
-    lines.push("n = " + n + (n === 1 ? " pair" : " pairs") + " of " + queries + (queries === 1 ? " query" : " queries"));
-    return "<b>" + escape(where) + "</b><br>" + lines.join("<br>");
+    return "<b>" + escape(where) + "</b><br>" + lines.join("<br>") + (runs ? "" : countWords(map.cells.n_pairs[i][j], map.cells.n_queries[i][j]));
   }
 
   // Whole numbers in steps of 1, 2, 5, 10, ... so that labels keep a distance of at least `room` pixels.
