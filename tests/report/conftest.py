@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -93,6 +93,19 @@ def changed_run(
         for experiment in rows["experiment"].astype(str).unique():
             new.write_part(experiment, rows[rows["experiment"] == experiment])
     return directory
+
+
+def with_edges(rows: pd.DataFrame, edges: Sequence[str], components: Sequence[str] = ("scores",)) -> pd.DataFrame:
+    """The rows and those of edges, each of which has exactly the effects of `z` at its destination."""
+    texts = dict.fromkeys(("experiment", "component", "region", "dest", "src"), object)
+    rows = rows.astype(texts)
+    found = [rows]
+    for edge in edges:
+        dest, _, src = edge.partition("<-")
+        at_dest = rows[(rows["component"] == "z") & (rows["region"] == dest)]
+        named = {"experiment": "edges", "region": None, "dest": dest, "src": src}
+        found += [at_dest.assign(**named, component=component) for component in components]
+    return pd.concat(found, ignore_index=True)
 
 
 def require_exclusions_of_the_example(shown: str) -> None:

@@ -90,8 +90,30 @@ def test_strong_paths_are_listed_with_what_their_inputs_take(shown: Page) -> Non
         "L1H1 query → L3H1 last",
     ]
     # keys and values; no path into queries was measured, so there is no such column
-    assert rows[0][1:4] == ["1.50 [1.50, 1.50]", "0.10", "1.25"]
+    assert rows[0][1:4] == ["1.50 [1.50, 1.50]", "0.10 [0.10, 0.10]", "1.25 [1.25, 1.25]"]
     assert rows[1][2:4] == ["–", "–"]
+
+
+def test_what_an_input_takes_has_its_interval_over_queries_and_is_pale_where_that_holds_0(
+    mechanism_run: Path, tmp_path: Path
+) -> None:
+    def with_spread_keys(rows: pd.DataFrame) -> pd.DataFrame:
+        keys = rows["dest"].astype(object) == "L3H1.k_view@query"
+        # pairs are q0:0, q0:1, q1:0, ...: the queries take 0, 1, 2, ..., 11 tenths, less 5
+        tenths = rows["pair_id"].astype(str).str.extract(r"q(\d+)", expand=False).astype(float) - 5
+        return rows.assign(ld_patched=rows["ld_patched"].mask(keys, rows["ld_corrupted"] + tenths / 10))
+
+    directory = changed_run(mechanism_run, tmp_path / "run", with_spread_keys)
+    html = page_only(directory).read_text("utf-8")
+    value, low, high = re.findall(r"[−\d.]+", rows_of(html, "sites reflow path-list")[0][2])
+    assert value == "0.05"  # mean of -0.5, -0.4, ..., 0.6
+    # the bootstrap of a mean of 12 queries, of spread 0.345: 0.05 -+ 1.96 * 0.345 / sqrt(12), its own noise aside
+    assert float(low.replace(words.MINUS, "-")) == pytest.approx(0.05 - 0.195, abs=0.03)
+    assert float(high) == pytest.approx(0.05 + 0.195, abs=0.03)
+    shown = section(html, "paths")
+    assert f'<span class="muted">0.05 <small class="block">[{low}, {high}]</small></span>' in shown
+    assert '<span>1.25 <small class="block">[1.25, 1.25]</small></span>' in shown
+    assert f"; by its keys 0.05 [{low}, {high}]; by its values 1.25 [1.25, 1.25]</title>" in shown
 
 
 def test_the_graph_has_the_strong_paths_and_the_direct_effects_of_their_heads(found: Paths) -> None:
@@ -106,7 +128,7 @@ def test_lines_and_heads_tell_their_numbers(shown: Page) -> None:
     html = section(shown.html, "paths")
     titles = re.findall(r"<title>(.*?)</title>", html)
     assert any(t.startswith("L2H0 query → L3H1 last: 1.50 [1.50, 1.50] logits, q ") for t in titles)
-    assert any(t.endswith("; by its keys 0.10; by its values 1.25") for t in titles)
+    assert any(t.endswith("; by its keys 0.10 [0.10, 0.10]; by its values 1.25 [1.25, 1.25]") for t in titles)
     assert any(t.startswith("L3H1 at the last token; total effect of z there ") for t in titles)
     assert html.count('class="edge up"') == 3
     assert html.count('class="edge down"') == 1

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import Page, changed_run, section
+from conftest import Page, changed_run, section, with_edges
 from relscope.analysis import MEASURES, Estimate, MechanismSimilarity, mechanism_similarity
 from relscope.errors import InputError
-from relscope.report import SimilaritySummary, build_similarity_report, words
+from relscope.report import SimilaritySummary, build_similarity_report, views, words
 from relscope.report.similarity_contents import Mechanisms, compare_runs
 from relscope.report.similarity_findings import findings, way
 from relscope.report.similarity_page import notices
@@ -31,6 +31,7 @@ from synthetic_comparison import write_comparison
 
 REGIONS = ("query", "document", "last", "all")
 COMPONENTS = ("attn_out", "mlp_out", "z")
+EDGES_OF_BOTH = ("query&lt;-document", "last&lt;-query")
 N = 50
 """Resamples and relabellings: enough to see whose numbers the page shows."""
 
@@ -179,6 +180,73 @@ def test_maps_of_all_runs_share_one_scale_and_their_rows(page: Page, runs: list[
     assert all(value is None for value in heads[0]["cells"]["effect"][3])  # the fourth head, which only C has
 
 
+@pytest.fixture(scope="module")
+def of_edges(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, list[Path]]:
+    """The page of the first two runs with edges, some of which only one of them has; and the runs."""
+    folder = tmp_path_factory.mktemp("edges")
+    edges = {
+        "one": ["last<-query", "query<-document", "query<-instruction"],
+        "other": ["query<-document", "last<-query"],
+    }
+    measured = [
+        changed_run(run, folder / name, lambda rows, name=name: with_edges(rows, edges[name], ("pattern", "scores")))
+        for run, name in zip(runs, edges, strict=False)
+    ]
+    return Page.read(build_similarity_report(measured, folder / "out", N).report), measured
+
+
+def test_maps_of_edges_hold_the_effects_of_both_runs_on_one_scale(of_edges: tuple[Page, list[Path]]) -> None:
+    page, runs = of_edges
+    maps = [m for m in page.data["maps"] if m["kind"] == "edges"]
+    wanted = ["pattern query<-document", "pattern last<-query", "scores query<-document", "scores last<-query"]
+    assert [(m["name"], m["panel"]) for m in maps] == [(name, panel) for name in wanted for panel in "AB"]
+    for shown in maps:
+        rows = open_run(runs["AB".index(shown["panel"])]).rows().astype({"dest": object, "src": object})
+        component, _, edge = shown["name"].partition(" ")
+        here = rows[(rows["component"] == component) & (rows["dest"] + "<-" + rows["src"] == edge)]
+        change = (here["ld_patched"].astype(float) - here["ld_corrupted"]).groupby([here["head"], here["layer"]]).mean()
+        # six digits are written, of float32 rows
+        np.testing.assert_allclose(shown["cells"]["effect"], change.unstack("layer"), rtol=1e-4, atol=1e-5)
+        assert shown["family"] == [m["id"] for m in maps if m["name"] == shown["name"]]
+    largest = max(abs(value) for m in maps for row in m["cells"]["ie"] for value in row)
+    (limit,) = {m["limits"]["ie"] for m in maps}
+    assert largest <= limit < 1.2 * largest  # two significant digits, rounded up
+
+
+def test_maps_of_edges_look_and_read_as_those_of_heads(of_edges: tuple[Page, list[Path]]) -> None:
+    shown = section(of_edges[0].html, "maps")
+    figures = dict(re.findall(r"<h3><code>([^<]*)</code>(.*?)</figure>", shown, re.DOTALL))
+    assert list(figures) == [
+        "attn_out",
+        "mlp_out",
+        "z",
+        *(f"{c} {e}" for c in ("pattern", "scores") for e in EDGES_OF_BOTH),
+    ]
+    of_edge, of_heads = figures["scores last&lt;-query"], figures["z"]
+    assert '<span class="muted">Attention scores</span>' in of_edge
+    assert of_edge.count('class="plot"') == of_heads.count('class="plot"') == 2
+    assert 'aria-label="A (dqi). Heat map, head by layer, of scores last&lt;-query; ' in of_edge
+    assert "Largest in A L4H1 (IE 0.5" in of_edge  # planted
+    assert "<summary>Values of <code>scores last&lt;-query</code> as tables</summary>" in of_edge
+
+
+def test_maps_that_one_run_alone_has_are_named(of_edges: tuple[Page, list[Path]], page: Page) -> None:
+    shown = section(of_edges[0].html, "maps")
+    alone = "pattern query&lt;-instruction and scores query&lt;-instruction in A."
+    assert f"Measured in one run alone, and so without a map here: {alone}" in shown
+    assert "Measured in one run alone" not in page.html
+
+
+def test_many_edges_leave_the_other_maps_their_tables(
+    of_edges: tuple[Page, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, runs = of_edges
+    per_run = 2 * 5 * 4 + 4 * 5 * 3  # two components at four regions, and heads at as many
+    monkeypatch.setattr(views, "MOST_TABLE_CELLS", 2 * per_run)
+    shown = section(build_similarity_report(runs, tmp_path / "out", N).report.read_text(), "maps")
+    assert re.findall(r"<summary>Values of <code>(\w+)", shown) == ["attn_out", "mlp_out", "z", "z", "z", "z"]
+
+
 def test_the_scatter_holds_the_mean_effects_of_both_runs(mechanisms: Mechanisms) -> None:
     pair = mechanisms.pairs[0]
     (found,) = [one for one in pair.headline if one.matched.component == "z"]
@@ -228,8 +296,15 @@ def test_pairwise_and_pointwise_documents_meet_and_the_page_says_how(runs: list[
     summary = build_similarity_report([runs[0], pairwise], tmp_path / "out", N)
     assert summary.runs == ("A (pointwise)", "B (pairwise)")
     assert summary.table["rbo"].to_list() == pytest.approx([1.0] * 3)  # the same rows under another name
-    text = section(summary.report.read_text(), "left")
-    assert "A and B: document_a of B is compared with document of A" in text
+    page = Page.read(summary.report)
+    assert "A and B: document_a of B is compared with document of A" in section(page.html, "left")
+    # side by side in the maps too
+    assert "document_a of B is called document here." in section(page.html, "maps")
+    flow = [m for m in page.data["maps"] if m["name"] == "attn_out"]
+    assert [m["rows"] for m in flow] == [list(REGIONS)] * 2
+    at_document = [m for m in page.data["maps"] if m["name"] == "document"]
+    assert [m["panel"] for m in at_document] == ["A", "B"]
+    assert at_document[0]["cells"] == at_document[1]["cells"]
 
 
 def test_caveats_stand_at_the_top(runs: list[Path], mechanisms: Mechanisms, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     paths = []
     with mpl.rc_context(STYLE):
         for family in families:
-            name = f"{_PREFIX[family.group]}_{family.kind}_{family.name}"
+            name = f"{_PREFIX[family.group]}_{family.kind.name}_{family.name}"
             figure = _family_figure(family, comparison.quantity(family.group))
             paths.append(save(figure, folder / file_name(name)))
         if heads is not None:
@@ -56,22 +56,22 @@ def _family_figure(family: Family, quantity: Quantity) -> Figure:
     """The panels below each other; those that share a scale have one bar, the difference has its own."""
     first = next(iter(family.panels.values()))
     n_rows, n_layers = len(first.rows), len(first.layers)
-    flow = family.kind == "flow"
-    height = 0.135 * n_rows if flow else min(2.0, max(0.6, 2.8 * n_rows / n_layers))
+    of_heads = family.kind.of_heads
+    height = min(2.0, max(0.6, 2.8 * n_rows / n_layers)) if of_heads else 0.135 * n_rows
     n_bars = 2 if "difference" in family.panels else 1
     figure = new_figure((0.22 + height) * len(family.panels) + 0.45 * n_bars + 0.3)
     axes = figure.subplots(len(family.panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (panel, effect_map) in zip(axes, family.panels.items(), strict=True):
         limit = family.limits[panel][quantity]
         mesh = draw_map(axis, effect_map, quantity, limit)
-        what = effect_map.name if flow else f"z at {effect_map.name}"
+        what = f"z at {effect_map.name}" if of_heads else effect_map.name
         axis.set_title(plain_text(what) + f", {PANEL_WORDS[panel]}", loc="left", pad=2.5)
-        if flow:
-            axis.set_yticks(np.arange(n_rows), [plain_text(row) for row in effect_map.rows])
-            axis.tick_params(axis="y", length=0, pad=2)
-        else:
+        if of_heads:
             axis.set_yticks(ticks(n_rows, 8))
             axis.set_ylabel("head", labelpad=2)
+        else:
+            axis.set_yticks(np.arange(n_rows), [plain_text(row) for row in effect_map.rows])
+            axis.tick_params(axis="y", length=0, pad=2)
         last_of_scale = panel in ("difference", list(family.panels)[-1]) or panel == "tuned"
         if last_of_scale:
             sharing = [axes[i] for i, p in enumerate(family.panels) if (p == "difference") == (panel == "difference")]

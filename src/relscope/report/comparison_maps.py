@@ -14,13 +14,16 @@ from typing import Final
 
 import pandas as pd
 
-from relscope.report.maps import MODULES, EffectMap, Quantity, flow_maps, head_maps, limit_of
+from relscope.report.map_kinds import FLOW, HEADS, MapKind
+from relscope.report.maps import EffectMap, Quantity, limit_of
 
 CELLS: Final = (
     *(f"{name}{end}" for name in ("effect", "ie") for end in ("", "_low", "_high")),
     "n_pairs",
     "n_queries",
 )
+MODEL_KINDS: Final = (FLOW, HEADS)
+"""What a comparison of two models measures."""
 _RENAMED: Final = {
     "base": ("effect_base", "ie_base"),
     "tuned": ("effect_tuned", "ie_tuned"),
@@ -33,8 +36,8 @@ class Family:
     """Maps of the same sites, one for each panel. `limits[panel][quantity]` ends the panel's colour scale."""
 
     group: str  # "effects" or "transfer", or "runs" where whole runs stand beside each other
-    kind: str  # "flow" or "heads"
-    name: str  # the component, or the heads' region
+    kind: MapKind
+    name: str  # that of its maps: the component, the heads' region, or component and edge
     direction: str
     panels: Mapping[str, EffectMap]
     limits: Mapping[str, Mapping[Quantity, float]]
@@ -47,7 +50,7 @@ def difference_families(differences: pd.DataFrame) -> list[Family]:
         renamed = {f"{old}{end}": f"{new}{end}" for old, new in ((effect, "effect"), (ie, "ie")) for end in _ENDS}
         kept = differences[["experiment", "component", "layer", "head", "region", "direction", "n_pairs", "n_queries"]]
         panels[panel] = kept.join(differences[list(renamed)].rename(columns=renamed))
-    return families_of("effects", panels)
+    return families_of("effects", panels, MODEL_KINDS)
 
 
 def transfer_families(effects: Mapping[str, pd.DataFrame]) -> list[Family]:
@@ -56,41 +59,41 @@ def transfer_families(effects: Mapping[str, pd.DataFrame]) -> list[Family]:
         panel: frame.assign(experiment=frame["experiment"].str.removeprefix("transfer_"))
         for panel, frame in effects.items()
     }
-    return families_of("transfer", panels)
+    return families_of("transfer", panels, MODEL_KINDS)
 
 
 _ENDS = ("", "_low", "_high")
 
 
-def families_of(group: str, panels: Mapping[str, pd.DataFrame]) -> list[Family]:
-    """The maps of each component and each head region, one for each panel; `panels` are tables with CELLS."""
+def families_of(group: str, panels: Mapping[str, pd.DataFrame], kinds: Sequence[MapKind]) -> list[Family]:
+    """The maps of these kinds, a panel of each for every one of `panels`, which are tables with CELLS."""
     families = []
-    for kind, make in (("flow", flow_maps), ("heads", head_maps)):
-        of_panel = {panel: {(m.name, m.direction): m for m in make(frame, CELLS)} for panel, frame in panels.items()}
-        keys = dict.fromkeys(key for maps in of_panel.values() for key in maps)
+    for kind in kinds:
+        of_panel = {
+            panel: {(m.name, m.direction): m for m in kind.maps(frame, CELLS)} for panel, frame in panels.items()
+        }
         limits = _limits(kind, of_panel)
-        for name, direction in keys:
+        for name, direction in dict.fromkeys(key for maps in of_panel.values() for key in maps):
             found = {panel: maps[name, direction] for panel, maps in of_panel.items() if (name, direction) in maps}
-            chosen = limits["modules" if kind == "heads" or name in MODULES else "others"]
-            families.append(Family(group, kind, name, direction, found, {panel: chosen[panel] for panel in found}))
+            of_scale = {panel: limits[panel, kind.scale(name)] for panel in found}
+            families.append(Family(group, kind, name, direction, found, of_scale))
     return families
 
 
 def _limits(
-    kind: str, of_panel: Mapping[str, Mapping[tuple[str, str], EffectMap]]
-) -> dict[str, dict[str, dict[Quantity, float]]]:
-    """The ends of the scales: of modules (or heads) and of the residual stream; the difference apart from the rest."""
+    kind: MapKind, of_panel: Mapping[str, Mapping[tuple[str, str], EffectMap]]
+) -> dict[tuple[str, str], dict[Quantity, float]]:
+    """The ends of each panel's scales, by panel and scale: of the difference apart, of all other panels together."""
     quantities: Sequence[Quantity] = ("effect", "ie")
-    found: dict[str, dict[str, dict[Quantity, float]]] = {}
-    for scale in ("modules", "others"):
-        found[scale] = {}
-        for panel in of_panel:
-            sharing = [p for p in of_panel if (p == "difference") == (panel == "difference")]
-            shown = [
-                m
-                for p in sharing
-                for m in of_panel[p].values()
-                if kind == "heads" or (m.name in MODULES) == (scale == "modules")
-            ]
-            found[scale][panel] = {q: limit_of(m.values(q) for m in shown) for q in quantities}
+    scales = [(panel, kind.scale(name)) for panel, maps in of_panel.items() for name, _ in maps]
+    found = {}
+    for panel, scale in dict.fromkeys(scales):
+        shown = [
+            effect_map
+            for other, maps in of_panel.items()
+            if (other == "difference") == (panel == "difference")
+            for (name, _), effect_map in maps.items()
+            if kind.scale(name) == scale
+        ]
+        found[panel, scale] = {quantity: limit_of(m.values(quantity) for m in shown) for quantity in quantities}
     return found

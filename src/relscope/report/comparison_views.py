@@ -76,7 +76,6 @@ def quality_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def family_view(family: Family, first: int, quantity: Quantity, *, table: bool) -> dict[str, Any]:
     """What the template shows of one family, at first in `quantity`; its maps are numbered from `first`."""
-    longest = max(len(row) for panel in family.panels.values() for row in panel.rows)
     columns = []
     for number, (panel, effect_map) in enumerate(family.panels.items()):
         scale = Scale(quantity, *(family.limits[panel][quantity] for _ in range(3)))
@@ -92,11 +91,10 @@ def family_view(family: Family, first: int, quantity: Quantity, *, table: bool) 
             }
         )
     return {
-        "name": family.name,
-        "title": words.COMPONENTS.get(family.name, family.name) if family.kind == "flow" else place(family.name),
-        "kind": family.kind,
+        "title": family.kind.title(family.name),
+        "kind": family.kind.name,
         "columns": columns,
-        "names": 7 * longest + 8 if family.kind == "flow" else 34,  # room for the rows' names, as the script leaves it
+        "names": family.kind.names_width(row for panel in family.panels.values() for row in panel.rows),
     }
 
 
@@ -108,7 +106,7 @@ def plot_maps(family: Family, first: int) -> list[dict[str, Any]]:
         limits = family.limits[panel]
         plots.append(
             {
-                **views.plot_map(effect_map, identifier, family.kind),
+                **views.plot_map(effect_map, identifier, family.kind.name),
                 "group": family.group,
                 "panel": PANEL_WORDS[panel],
                 "family": identifiers,

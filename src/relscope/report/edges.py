@@ -16,7 +16,8 @@ import pandas as pd
 from relscope.analysis import Similarity, important_sites, rank_similarity
 from relscope.report import views, words
 from relscope.report.findings import Finding, estimate, estimate_of, place, strongest
-from relscope.report.maps import CELL_COLUMNS, EffectMap, HeadList, Quantity, limit_of, of_heads
+from relscope.report.map_kinds import EDGES
+from relscope.report.maps import EffectMap, HeadList, Quantity, edge_maps, edge_names, limit_of
 from relscope.report.support import site_name
 
 TOP_EDGES = 10
@@ -48,10 +49,10 @@ def read_edges(
     rows: pd.DataFrame, effects: pd.DataFrame, query_of: Mapping[str, str], quantity: Quantity, confidence: float
 ) -> Edges | None:
     """Everything that the page shows of the edges, or None where no row of them is stored."""
-    here = _named(effects[effects["experiment"] == "edges"])
+    here = effects[effects["experiment"] == "edges"]
     if not len(here):
         return None
-    maps = sorted(of_heads(here, "edge", CELL_COLUMNS), key=_reading_order)
+    maps = edge_maps(here)
     similar = _similarities(rows, query_of, confidence)
     return Edges(
         maps=tuple(maps),
@@ -68,7 +69,7 @@ def edges_view(edges: Edges, quantity: Quantity) -> tuple[dict[str, Any], list[d
     shown, plots = [], []
     for number, (effect_map, top) in enumerate(zip(edges.maps, edges.lists, strict=True)):
         identifier = f"edge-{number}"
-        plot = views.plot_map(effect_map, identifier, "heads")
+        plot = views.plot_map(effect_map, identifier, EDGES.name)
         plots.append({**plot, "limits": {quantity: edges.limit}})
         rows = views.top_head_rows(top, span)
         label = f"Heat map, head by layer, of {effect_map.name}; {views.QUANTITY_WORDS[quantity]}. "
@@ -82,21 +83,8 @@ def edges_view(edges: Edges, quantity: Quantity) -> tuple[dict[str, Any], list[d
     return view, plots
 
 
-def _named(edges: pd.DataFrame) -> pd.DataFrame:
-    """With a column `edge`, such as `scores query<-document`."""
-    names = edges["component"].astype(str) + " " + edges["dest"].astype(str) + "<-" + edges["src"].astype(str)
-    return edges.assign(edge=names)
-
-
-def _reading_order(effect_map: EffectMap) -> tuple[Any, ...]:
-    """By component, destination, source: regions in the order of the prompt's vocabulary."""
-    component, _, edge = effect_map.name.partition(" ")
-    dest, _, src = edge.partition("<-")
-    return effect_map.direction, component, words.region_key(dest), words.region_key(src)
-
-
 def _strongest(here: pd.DataFrame, effect_map: EffectMap) -> HeadList:
-    of_map = here[(here["edge"] == effect_map.name) & (here["direction"] == effect_map.direction)]
+    of_map = here[(edge_names(here) == effect_map.name) & (here["direction"] == effect_map.direction)]
     return HeadList(
         effect_map.name, effect_map.direction, strongest(of_map, "effect", TOP_EDGES).reset_index(drop=True)
     )

@@ -1,7 +1,8 @@
 """Which matrix does each heat map show, and on which colour scale?
 
 A map has layers as columns, so that depth always runs from left to right; its rows are regions (information
-flow) or heads. A site that was not measured is NaN and is drawn as a gap, never as a zero.
+flow) or heads (their outputs, or their attention edges). A site that was not measured is NaN and is drawn as a
+gap, never as a zero.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +128,17 @@ def of_heads(heads: pd.DataFrame, name: str, columns: Sequence[str]) -> list[Eff
     return maps
 
 
+def edge_maps(effects: pd.DataFrame, columns: Sequence[str] = CELL_COLUMNS) -> list[EffectMap]:
+    """One map for each direction, component and edge of the experiment `edges`: heads x layers, with these columns."""
+    edges = effects[effects["experiment"] == "edges"]
+    return sorted(of_heads(edges.assign(edge=edge_names(edges)), "edge", columns), key=_edge_key)
+
+
+def edge_names(edges: pd.DataFrame) -> pd.Series[str]:
+    """`scores query<-document`, the name of the map that holds each row."""
+    return edges["component"].astype(str) + " " + edges["dest"].astype(str) + "<-" + edges["src"].astype(str)
+
+
 def shared_scale(flow: Sequence[EffectMap], heads: Sequence[EffectMap], quantity: Quantity) -> Scale:
     """The ends of the colour scales; an experiment without any effect gets 1, so that its maps are white."""
     modules = [m for m in flow if m.name in MODULES]
@@ -163,6 +175,13 @@ def _layers(sites: pd.DataFrame) -> tuple[int, ...]:
 def _component_key(component: str) -> tuple[int, str]:
     known = component in FLOW_COMPONENTS
     return (FLOW_COMPONENTS.index(component) if known else len(FLOW_COMPONENTS), component)
+
+
+def _edge_key(effect_map: EffectMap) -> tuple[Any, ...]:
+    """By component, destination, source: regions in the order of the prompt's vocabulary."""
+    component, _, edge = effect_map.name.partition(" ")
+    dest, _, src = edge.partition("<-")
+    return effect_map.direction, component, words.region_key(dest), words.region_key(src)
 
 
 def _matrices(

@@ -14,6 +14,7 @@ from typing import Any
 
 from relscope.report import assets, downloads, facts, verdicts, views, words
 from relscope.report.contents import Contents
+from relscope.report.map_kinds import FLOW, HEADS
 from relscope.report.maps import COLOURS, EffectMap
 from relscope.report.mechanism import SECTIONS as MECHANISM
 from relscope.report.mechanism import mechanism_values
@@ -124,18 +125,18 @@ def _directions(contents: Contents) -> tuple[list[dict[str, Any]], list[dict[str
     plots: list[dict[str, Any]] = []
     for direction in contents.directions:
         view: dict[str, Any] = {"words": words.DIRECTIONS.get(direction, direction), "flow": [], "heads": []}
-        for kind, maps in (("flow", contents.flow), ("heads", contents.heads)):
+        for kind, maps in ((FLOW, contents.flow), (HEADS, contents.heads)):
             for effect_map in _of(maps, direction):
                 identifier = f"map-{len(plots)}"
-                plots.append(views.plot_map(effect_map, identifier, kind))
+                plots.append(views.plot_map(effect_map, identifier, kind.name))
                 one = views.map_view(effect_map, identifier, kind, scale, table=table)
                 one["top"] = [
                     row
                     for heads in contents.head_lists
-                    if kind == "heads" and (heads.name, heads.direction) == (effect_map.name, direction)
+                    if kind is HEADS and (heads.name, heads.direction) == (effect_map.name, direction)
                     for row in views.top_head_rows(heads, span)
                 ]
-                view[kind].append(one)
+                view[kind.name].append(one)
         shown.append(view)
     return shown, plots
 

@@ -64,7 +64,7 @@ def read_paths(
         heads = effects[(effects["experiment"] == "heads") & (effects["direction"] == direction)]
         variant = next((name for name in VARIANTS if (of_paths["variant"] == name).any()), "")
         drawn = of_paths[(of_paths["variant"] == variant) & (of_paths["input"] == "z")]
-        edges = _edges(drawn, _with_inputs(of_paths, variant), direct)
+        edges = _edges(drawn, _parts(of_paths, variant), direct)
         finding = _finding(of_modules, drawn, variant, confidence)
         sizes = {f"{words.head_name(int(r['layer']), int(r['head']))}@{r['region']}": estimate(estimate_of(r, "effect"))
                  for r in heads.to_dict("records")}  # fmt: skip
@@ -88,15 +88,18 @@ def paths_view(found: Sequence[Paths], order: str) -> list[dict[str, Any]]:
     ]
 
 
-def _edges(drawn: pd.DataFrame, inputs: Mapping[tuple[str, str], str], direct: pd.DataFrame) -> list[Edge]:
+def _edges(
+    drawn: pd.DataFrame, parts: Mapping[tuple[str, str], Mapping[str, Estimate]], direct: pd.DataFrame
+) -> list[Edge]:
     """The strongest paths between heads, and those from these heads to the logits."""
     if not len(drawn):
         return []
     ends = {*drawn["src"], *drawn["dest"]}
-    edges = [
-        Edge(str(path["src"]), str(path["dest"]), *_shown(path, path_name(path), inputs[path["src"], path["dest"]]))
-        for path in drawn.to_dict("records")
-    ]
+    edges = []
+    for path in drawn.to_dict("records"):
+        src, dest = str(path["src"]), str(path["dest"])
+        by_inputs = _by_inputs(float(path["effect"]), parts[src, dest])
+        edges.append(Edge(src, dest, *_shown(path, path_name(path), by_inputs)))
     for site in direct[direct["head"].notna()].to_dict("records"):
         name = f"{words.head_name(int(site['layer']), int(site['head']))}@{site['region']}"
         if name in ends:
@@ -112,23 +115,20 @@ def _shown(row: Mapping[Any, Any], name: str, more: str) -> tuple[float, bool, s
     return effect.value, excludes_zero(effect), told
 
 
-def _with_inputs(paths: pd.DataFrame, variant: str) -> dict[tuple[str, str], str]:
-    """For each path into a head: what comes by its queries, keys and values, in words; empty where not measured."""
-    parts = _parts(paths, variant)
-    return {
-        ends: "".join(f"; by its {INPUTS[name]} {words.number(value)}" for name, value in of.items())
-        for ends, of in parts.items()
-    }
+def _by_inputs(effect: float, parts: Mapping[str, Estimate]) -> str:
+    """What comes by the receiver's queries, keys and values, in words, with the decimals of the path's effect."""
+    decimals = words.decimals_for([effect])
+    return "".join(f"; by its {INPUTS[name]} {estimate(part, decimals)}" for name, part in parts.items())
 
 
-def _parts(paths: pd.DataFrame, variant: str) -> dict[tuple[str, str], dict[str, float]]:
-    """For each path into a head, by its ends: the effects of the paths into its inputs."""
+def _parts(paths: pd.DataFrame, variant: str) -> dict[tuple[str, str], dict[str, Estimate]]:
+    """For each path into a head, by its ends: the effects of the paths into its inputs, with their intervals."""
     here = paths[paths["variant"] == variant]
     end = ["receiver_layer", "receiver_head"]
-    by_input = {
-        (path["src"], path["input"], *(int(path[name]) for name in end), path["receiver_region"]): float(path["effect"])
-        for path in here[here["input"] != "z"].to_dict("records")
-    }
+    by_input = {}
+    for path in here[here["input"] != "z"].to_dict("records"):
+        key = (path["src"], path["input"], *(int(path[name]) for name in end), path["receiver_region"])
+        by_input[key] = estimate_of(path, "effect")
     parts = {}
     for path in here[here["input"] == "z"].to_dict("records"):
         head = [int(path[name]) for name in end]
@@ -155,24 +155,40 @@ def _module_rows(splits: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _listed(found: Paths) -> dict[str, Any]:
-    """The strongest paths as a table, with what their inputs carry and, where measured too, the open variant."""
+    """The strongest paths as a table, with what their inputs carry and, where measured too, the open variant.
+
+    Every number of the table has the same decimals, so that an input is read beside the whole.
+    """
     paths = found.paths[(found.paths["variant"] == found.variant) & (found.paths["input"] == "z")]
     parts = _parts(found.paths, found.variant)
     inputs = [name for name in INPUTS if any(name in of for of in parts.values())]
     others = found.paths[(found.paths["variant"] != found.variant) & (found.paths["input"] == "z")]
     shown = strongest(paths, "effect", MOST_LISTED)
     decimals = words.decimals_for(shown["effect"])
-    opened = {(row["src"], row["dest"]): words.number(row["effect"], decimals) for row in others.to_dict("records")}
+    opened = {(row["src"], row["dest"]): estimate_of(row, "effect") for row in others.to_dict("records")}
+
+    def cell(effect: Estimate | None) -> dict[str, Any]:
+        if effect is None:
+            return {"value": words.MISSING, "interval": "", "unsure": False}
+        interval = words.interval(effect.low, effect.high, decimals)
+        return {
+            "value": words.number(effect.value, decimals),
+            "interval": "" if interval == words.MISSING else interval,
+            "unsure": not excludes_zero(effect),
+        }
+
     rows = []
     for path in shown.to_dict("records"):
         ends = path["src"], path["dest"]
+        sender, _, receiver = path_name(path).partition(" → ")
         rows.append(
             {
-                "name": path_name(path),
-                "effect": estimate(estimate_of(path, "effect"), decimals),
+                "sender": sender,
+                "receiver": receiver,
+                "effect": cell(estimate_of(path, "effect")),
                 "q": words.probability(path["q_value"]),
-                "inputs": [words.number(parts[ends].get(name), decimals) for name in inputs],
-                "open": opened.get(ends, words.MISSING),
+                "inputs": [cell(parts[ends].get(name)) for name in inputs],
+                "open": cell(opened.get(ends)),
             }
         )
     return {"paths": rows, "inputs": [INPUTS[name] for name in inputs], "has_open": bool(opened)}

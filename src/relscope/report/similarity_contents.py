@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -20,12 +21,13 @@ from relscope.analysis import (
     site_effects,
 )
 from relscope.errors import InputError
-from relscope.report import words
 from relscope.report.comparison_maps import Family, families_of
 from relscope.report.contents import CONFIDENCE
+from relscope.report.map_kinds import EDGES, FLOW, HEADS
 from relscope.report.maps import EffectMap, Quantity
 from relscope.report.similarity_runs import ComparedRun
 
+MAP_KINDS: Final = (FLOW, HEADS, EDGES)
 TABLE_COLUMNS: Final = (
     "run_one", "run_other", "experiment", "direction", "component", "places", "together", "matched_by", "measure",
     "value", "low", "high", "by_chance", "p_value", "by_chance_in_layers", "p_value_in_layers", "ceiling_one",
@@ -54,6 +56,16 @@ class PairOfRuns:
         covered = {_component(one) for one in together}
         return tuple(one for one in self.found if one.matched.together or _component(one) not in covered)
 
+    @property
+    def document_a_renamed(self) -> dict[str, set[tuple[str, str, str]]]:
+        """By run (its letter): the components whose `document_a` was taken for the `document` of the other run."""
+        renamed: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
+        for found in self.found:
+            if found.matched.document_a_in is not None:
+                run = self.one if found.matched.document_a_in == "one" else self.other
+                renamed[run.letter].add(_component(found))
+        return dict(renamed)
+
 
 @dataclass(frozen=True)
 class Mechanisms:
@@ -61,7 +73,9 @@ class Mechanisms:
 
     Attributes:
         quality: of each run's verdicts, by letter; none where it has no verdicts.
-        families: the maps of every component and head region, a panel for each run (by letter) that has them.
+        families: the maps of every component, head region and edge that two runs or more have, a panel for each of
+            these runs (by letter).
+        lone: the names of the maps that one run alone has, by its letter; they are not shown.
         quantity: what the maps' colours show.
     """
 
@@ -69,6 +83,7 @@ class Mechanisms:
     pairs: tuple[PairOfRuns, ...]
     quality: Mapping[str, JudgeQuality]
     families: tuple[Family, ...]
+    lone: Mapping[str, tuple[str, ...]]
     quantity: Quantity
 
     @property
@@ -109,7 +124,7 @@ def compare_runs(runs: Sequence[ComparedRun], n_resamples: int = 1000) -> Mechan
         for run in runs
     }
     stable = not any(table["unstable_ie"].any() for table in tables.values())
-    shown = {letter: table for letter, table in tables.items() if len(table)}
+    families, lone = _side_by_side({of: _as_compared(of, table, pairs) for of, table in tables.items() if len(table)})
     judged = {run.letter: run.rows[run.rows["experiment"] == "judge"] for run in runs}
     return Mechanisms(
         runs=tuple(runs),
@@ -119,7 +134,8 @@ def compare_runs(runs: Sequence[ComparedRun], n_resamples: int = 1000) -> Mechan
             for run in runs
             if len(judged[run.letter])
         },
-        families=tuple(_with_common_rows(family) for family in families_of("runs", shown)),
+        families=families,
+        lone=lone,
         quantity="ie" if stable else "effect",
     )
 
@@ -177,13 +193,34 @@ def _component(found: MechanismSimilarity) -> tuple[str, str, str]:
     return found.matched.experiment, found.matched.direction, found.matched.component
 
 
+def _as_compared(letter: str, table: pd.DataFrame, pairs: Sequence[PairOfRuns]) -> pd.DataFrame:
+    """A run's effects with `document_a` called `document` in every component where it was compared as that."""
+    taken = {component for pair in pairs for component in pair.document_a_renamed.get(letter, ())}
+    if not taken:
+        return table
+    components = table[["experiment", "direction", "component"]].astype(object).itertuples(index=False, name=None)
+    chosen = [component in taken for component in components]
+    places = table[["region", "dest", "src"]].astype(object)
+    renamed = places.apply(lambda names: names.str.replace("document_a", "document").where(chosen, names))
+    return table.assign(**renamed)
+
+
+def _side_by_side(tables: Mapping[str, pd.DataFrame]) -> tuple[tuple[Family, ...], dict[str, tuple[str, ...]]]:
+    """The families of two panels or more, with common rows; and the names of the others, by the run that has them."""
+    families = families_of("runs", tables, MAP_KINDS)
+    several = len({family.direction for family in families}) > 1
+    lone: dict[str, list[str]] = defaultdict(list)
+    for family in families:
+        if len(family.panels) == 1:
+            name = family.kind.title(family.name).short + (f" ({family.direction})" if several else "")
+            lone[next(iter(family.panels))].append(name)
+    shown = tuple(_with_common_rows(family) for family in families if len(family.panels) > 1)
+    return shown, {letter: tuple(names) for letter, names in lone.items()}
+
+
 def _with_common_rows(family: Family) -> Family:
     """The same with the rows of all panels in each, so that maps stand side by side; gaps where one has none."""
-    panels = list(family.panels.values())
-    if family.kind == "heads":
-        rows = max((panel.rows for panel in panels), key=len)
-    else:
-        rows = tuple(sorted({row for panel in panels for row in panel.rows}, key=words.region_key))
+    rows = family.kind.common_rows(family.panels.values())
     return replace(family, panels={name: _with_rows(panel, rows) for name, panel in family.panels.items()})
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from relscope.analysis import RBO_P
 from relscope.report import assets, downloads, facts, views, words
 from relscope.report import similarity_views as sv
+from relscope.report.comparison_maps import Family
 from relscope.report.comparison_views import LAYER_COLOURS, SHARE_WORDS
+from relscope.report.map_kinds import EDGES, MapKind
 from relscope.report.maps import COLOURS
 from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
-from relscope.report.similarity_contents import Mechanisms, not_compared, similarity_table
+from relscope.report.similarity_contents import MAP_KINDS, Mechanisms, not_compared, similarity_table
 from relscope.report.similarity_findings import findings
 from relscope.version import __version__
 
@@ -35,11 +38,11 @@ def render(mechanisms: Mechanisms) -> str:
 
 def _values(mechanisms: Mechanisms) -> dict[str, Any]:
     families = mechanisms.families
-    table = views.n_table_cells([m for f in families for m in f.panels.values()]) <= views.MOST_TABLE_CELLS
+    tabled = _tabled(families)
     shown: list[dict[str, Any]] = []
     plots: list[dict[str, Any]] = []
     for family in families:
-        shown.append(sv.family_view(family, mechanisms, len(plots), table=table))
+        shown.append(sv.family_view(family, mechanisms, len(plots), table=family.kind in tabled))
         plots += sv.plot_maps(family, mechanisms, len(plots))
     drawn = [
         pair
@@ -58,6 +61,8 @@ def _values(mechanisms: Mechanisms) -> dict[str, Any]:
         "runs": mechanisms.runs,
         "findings": findings(mechanisms),
         "families": shown,
+        "map_notes": _map_notes(mechanisms),
+        "has_edges": any(family.kind is EDGES for family in families),
         "many_directions": len({family.direction for family in families}) > 1,
         "quantity_words": sv.quantity_words(mechanisms.quantity),
         "shows_ie": mechanisms.quantity == "ie",
@@ -127,6 +132,24 @@ def notices(mechanisms: Mechanisms) -> list[Notice]:
     return found + few_queries("The comparison rests", mechanisms.n_queries)
 
 
+def _tabled(families: Sequence[Family]) -> set[MapKind]:
+    """The kinds of maps whose values are tables too, as far as a browser can bear them: in their order."""
+    tabled: set[MapKind] = set()
+    n_cells = 0
+    for kind in MAP_KINDS:
+        n_cells += views.n_table_cells([m for f in families if f.kind is kind for m in f.panels.values()])
+        tabled |= {kind} if n_cells <= views.MOST_TABLE_CELLS else set()
+    return tabled
+
+
+def _map_notes(mechanisms: Mechanisms) -> list[str]:
+    """What stands under another name, and what has no map because nothing stands beside it."""
+    renamed = sorted({letter for pair in mechanisms.pairs for letter in pair.document_a_renamed})
+    notes = [f"document_a of {words.listing(renamed)} is called document here."] if renamed else []
+    alone = [f"{words.listing(names)} in {letter}" for letter, names in mechanisms.lone.items()]
+    return notes + ([f"Measured in one run alone, and so without a map here: {'; '.join(alone)}."] if alone else [])
+
+
 def _heads_of_other_models(mechanisms: Mechanisms) -> bool:
     """True if heads of runs with different weights were compared one by one."""
     return any(
@@ -168,12 +191,11 @@ def _matching(mechanisms: Mechanisms) -> list[str]:
     said = []
     for pair in mechanisms.pairs:
         both = f"{pair.one.letter} and {pair.other.letter}"
-        renamed = {found.matched.document_a_in for found in pair.found} - {None}
-        for which in sorted(name for name in renamed if name is not None):
-            run, rest = (pair.one, pair.other) if which == "one" else (pair.other, pair.one)
+        for letter in sorted(pair.document_a_renamed):
+            (rest,) = {pair.one.letter, pair.other.letter} - {letter}
             said.append(
-                f"{both}: document_a of {run.letter} is compared with document of {rest.letter}; both hold the "
-                "relevant document of the clean prompt."
+                f"{both}: document_a of {letter} is compared with document of {rest}; both hold the relevant document "
+                "of the clean prompt."
             )
         deep = list(dict.fromkeys(found.matched.component for found in pair.found if found.matched.by == "depth"))
         if deep:

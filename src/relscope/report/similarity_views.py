@@ -13,7 +13,6 @@ from relscope.report import views, words
 from relscope.report.comparison_findings import p_words
 from relscope.report.comparison_maps import Family
 from relscope.report.comparison_views import MEASURE_WORDS
-from relscope.report.findings import place
 from relscope.report.maps import Quantity, Scale
 from relscope.report.similarity_contents import Mechanisms, PairOfRuns
 from relscope.report.similarity_findings import scatter_words, set_name
@@ -48,16 +47,13 @@ def family_view(family: Family, mechanisms: Mechanisms, first: int, *, table: bo
             }
         )
     lines = _lines(columns)
-    longest = max(len(row) for panel in family.panels.values() for row in panel.rows)
     return {
-        "name": family.name,
-        "title": words.COMPONENTS.get(family.name, family.name) if family.kind == "flow" else place(family.name),
-        "kind": family.kind,
+        "title": family.kind.title(family.name),
         "direction": family.direction,
         "columns": columns,
         "lines": lines,
         "per_line": len(lines[0]),
-        "names": 7 * longest + 8 if family.kind == "flow" else 34,  # room for the rows' names, as the script leaves it
+        "names": family.kind.names_width(row for panel in family.panels.values() for row in panel.rows),
         "found": _strongest(family, mechanisms),
     }
 
@@ -73,7 +69,7 @@ def plot_maps(family: Family, mechanisms: Mechanisms, first: int) -> list[dict[s
         same = [i for i, (_, other) in zip(identifiers, panels, strict=True) if other.layers == effect_map.layers]
         plots.append(
             {
-                **views.plot_map(effect_map, identifiers[number], family.kind),
+                **views.plot_map(effect_map, identifiers[number], family.kind.name),
                 "group": "runs",
                 "panel": letter,
                 "family": same,
@@ -177,8 +173,7 @@ def _strongest(family: Family, mechanisms: Mechanisms) -> str:
         if not np.isfinite(matrix).any():
             continue
         row, column = np.unravel_index(int(np.nanargmax(matrix)), matrix.shape)
-        layer, name = effect_map.layers[column], effect_map.rows[row]
-        where = words.head_name(layer, int(name)) if family.kind == "heads" else f"layer {layer} {place(name)}"
+        where = family.kind.site(effect_map.rows[row], effect_map.layers[column])
         value = float(effect_map.values(mechanisms.quantity)[row, column])
         unit = "IE" if mechanisms.quantity == "ie" else "effect in logits"
         parts.append(f"in {letter} {where} ({unit} {words.number(value)})")

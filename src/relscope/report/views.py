@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from relscope.analysis import Estimate, JudgeQuality
 from relscope.report import words
 from relscope.report.findings import place, ranked_cells
+from relscope.report.map_kinds import MapKind
 from relscope.report.maps import EffectMap, HeadList, Matrix, Scale
 from relscope.results import Segment
 
@@ -100,22 +101,19 @@ def histogram_label(judged: pd.DataFrame, runs: Mapping[str, str]) -> str:
     return "Histogram of logit differences; " + "; ".join(parts) + "."
 
 
-def map_view(effect_map: EffectMap, identifier: str, kind: str, scale: Scale, *, table: bool) -> dict[str, Any]:
+def map_view(effect_map: EffectMap, identifier: str, kind: MapKind, scale: Scale, *, table: bool) -> dict[str, Any]:
     """What the template shows of one map: title, spoken label and, if `table`, its values in a table."""
-    if kind == "heads":
-        title = f"head outputs z {place(effect_map.name)}"
-    else:
-        title = words.COMPONENTS.get(effect_map.name, effect_map.name)
+    title = kind.title(effect_map.name).spoken
     view: dict[str, Any] = {
         "id": identifier,
         "name": effect_map.name,
         "title": title,
         "place": place(effect_map.name),
         "label": _label(effect_map, kind, title, scale),
-        "dense": kind == "heads",
+        "dense": kind.of_heads,
         "missing_words": "A dash was not measured." if _has_gaps(effect_map) else "",
-        "table_columns": [f"H{row}" if kind == "heads" else row for row in effect_map.rows],
-        "table_rows": _table_rows(effect_map, scale, with_intervals=kind == "flow") if table else [],
+        "table_columns": [kind.row_title(row) for row in effect_map.rows],
+        "table_rows": _table_rows(effect_map, scale, with_intervals=not kind.of_heads) if table else [],
     }
     return view
 
@@ -189,15 +187,13 @@ def n_table_cells(maps: Sequence[EffectMap]) -> int:
     return sum(len(m.rows) * len(m.layers) for m in maps)
 
 
-def _label(effect_map: EffectMap, kind: str, title: str, scale: Scale) -> str:
-    axes = "head by layer" if kind == "heads" else "region by layer"
+def _label(effect_map: EffectMap, kind: MapKind, title: str, scale: Scale) -> str:
     cells = ranked_cells(effect_map, scale.quantity)
-    label = f"Heat map, {axes}, of {title}; {QUANTITY_WORDS[scale.quantity]}."
+    label = f"Heat map, {kind.axes}, of {title}; {QUANTITY_WORDS[scale.quantity]}."
     if not cells:
         return label + " Nothing was measured."
     best = cells[0]
-    where = words.head_name(best.layer, int(best.row)) if kind == "heads" else f"layer {best.layer} {place(best.row)}"
-    return f"{label} Largest: {where}, {best.shown(scale.quantity)}."
+    return f"{label} Largest: {kind.site(best.row, best.layer)}, {best.shown(scale.quantity)}."
 
 
 def _table_rows(effect_map: EffectMap, scale: Scale, *, with_intervals: bool) -> list[dict[str, Any]]:

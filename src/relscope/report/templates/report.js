@@ -10,6 +10,7 @@
   // A comparison shows groups of maps, each in its own quantity, and maps of one family beside each other.
   const quantities = { ...data.quantities };
   const quantityOf = (map) => (map.group ? quantities[map.group] : data.quantity);
+  const ofHeads = (map) => map.kind === "heads" || map.kind === "edges"; // rows are numbers, not names
   const mapOf = Object.fromEntries(data.maps.map((map) => [map.id, map]));
   const stacked = window.matchMedia("screen and (max-width: 800px)");
   let matters = "effect_tuned";
@@ -33,7 +34,7 @@
     if (cells.effect[i][j] === null) return "";
     const layer = map.layers[j];
     if (map.group === "readout") return hoverReadout(map, i, j);
-    const where = map.kind === "heads" ? "L" + layer + "H" + map.rows[i] + ", " + map.name : "layer " + layer + ", " + map.rows[i];
+    const where = ofHeads(map) ? "L" + layer + "H" + map.rows[i] + ", " + map.name : "layer " + layer + ", " + map.rows[i];
     if (map.family) return hoverFamily(map, where, i, j);
     const low = cells[data.quantity + "_low"][i][j], high = cells[data.quantity + "_high"][i][j];
     const n = cells.n_pairs[i][j], queries = cells.n_queries[i][j];
@@ -49,23 +50,22 @@
 
   function hoverReadout(map, i, j) {
     const cells = map.cells, row = map.rows[i];
-    const where = map.columns ? row + " with " + map.columns[j] : map.kind === "heads" ? "L" + map.layers[j] + "H" + row : row + " of layer " + map.layers[j];
+    const where = map.columns ? row + " with " + map.columns[j] : ofHeads(map) ? "L" + map.layers[j] + "H" + row : row + " of layer " + map.layers[j];
     return "<b>" + escape(where) + "</b><br>" + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], map.decimals, cells.n_queries[i][j]) +
       " " + map.unit + countWords(cells.n_pairs[i][j], cells.n_queries[i][j]);
   }
 
   function hoverFamily(map, where, i, j) {
+    const runs = map.group === "runs"; // each rests on pairs of its own
     const lines = map.family.map((id) => mapOf[id]).filter((other) => other.cells.effect[i][j] !== null).map((other) => {
       const cells = other.cells, queries = cells.n_queries[i][j];
       const share = cells.ie_low[i][j] === null ? "" : "; " + data.share_words[map.group] + " " + withInterval(cells.ie[i][j], cells.ie_low[i][j], cells.ie_high[i][j], other.ie_decimals, queries);
-      return escape(other.panel) + ": " + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], other.decimals, queries) + " logits" + share;
+      return escape(other.panel) + ": " + withInterval(cells.effect[i][j], cells.effect_low[i][j], cells.effect_high[i][j], other.decimals, queries) + " logits" + share + (runs ? "; n = " + cells.n_pairs[i][j] : "");
     });
     const last = mapOf[map.family[map.family.length - 1]], quantity = quantityOf(map);
     const low = last.cells[quantity + "_low"][i][j], high = last.cells[quantity + "_high"][i][j];
     if (map.group === "effects" && low !== null && low <= 0 && high >= 0) lines.push("the interval of the difference includes 0");
-    const n = map.cells.n_pairs[i][j], queries = map.cells.n_queries[i][j];
-    lines.push("n = " + n + (n === 1 ? " pair" : " pairs") + " of " + queries + (queries === 1 ? " query" : " queries"));
-    return "<b>" + escape(where) + "</b><br>" + lines.join("<br>");
+    return "<b>" + escape(where) + "</b><br>" + lines.join("<br>") + (runs ? "" : countWords(map.cells.n_pairs[i][j], map.cells.n_queries[i][j]));
   }
 
   // Whole numbers in steps of 1, 2, 5, 10, ... so that labels keep a distance of at least `room` pixels.
@@ -96,15 +96,15 @@
   function drawMap(map) {
     const node = document.getElementById(map.id);
     const width = widthOf(node);
-    const rows = map.rows.length, columns = map.layers.length, flow = map.kind !== "heads";
+    const rows = map.rows.length, columns = map.layers.length, named = !ofHeads(map);
     const longest = Math.max(...map.rows.map((row) => row.length));
     const bare = map.bare && !stacked.matches; // the rows are named at the first map of the line
-    const margin = { l: bare ? 4 : flow ? Math.round(7 * longest + 12) : 38, r: 4, t: 4, b: map.columns ? Math.round(7 * longest + 12) : 38 };
+    const margin = { l: bare ? 4 : named ? Math.round(7 * longest + 12) : 38, r: 4, t: 4, b: map.columns ? Math.round(7 * longest + 12) : 38 };
     const inner = width - margin.l - margin.r;
     const cell = inner / columns;
-    const tall = flow ? 26 * rows : Math.min(440, Math.max(11 * rows, Math.min(cell, 26) * rows, 60));
+    const tall = named ? 26 * rows : Math.min(440, Math.max(11 * rows, Math.min(cell, 26) * rows, 60));
     const quantity = quantityOf(map);
-    const limit = map.limits ? map.limits[quantity] : limits[flow ? flowLimit : "heads"];
+    const limit = map.limits ? map.limits[quantity] : limits[named ? flowLimit : "heads"];
     const side = Math.min(cell, tall / rows);
     const gap = side < 5 ? 0 : side < 7 ? 0.5 : 1;
     const trace = {
@@ -122,7 +122,7 @@
     layout.yaxis = { ...axis, range: [rows - 0.5, -0.5] };
     if (bare) {
       layout.yaxis.tickvals = [];
-    } else if (flow) {
+    } else if (named) {
       layout.yaxis.tickvals = map.rows.map((_, i) => i);
       layout.yaxis.ticktext = map.rows.map((row) => escape(row) + " ");
     } else {
