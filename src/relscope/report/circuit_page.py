@@ -9,7 +9,7 @@ from typing import Any, Final
 from relscope.analysis import Estimate
 from relscope.report import assets, downloads, plots, words
 from relscope.report.circuit_contents import METRIC_WORDS, CircuitContents
-from relscope.report.findings import Finding, estimate
+from relscope.report.findings import Finding, difference, estimate
 from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
 from relscope.version import __version__
 
@@ -42,7 +42,7 @@ def notices(contents: CircuitContents) -> list[Notice]:
     if threshold is not None and gap.f_kept.value < threshold:
         text = (
             f"It was searched until f reached {words.number(threshold)} on the queries of the selection; on those of "
-            f"the evaluation, which it has not seen, f is {estimate(gap.f_kept, 2)}."
+            f"the evaluation, which it has not seen, f is {difference(gap.f_kept, 2)}."
         )
         found.append(Notice("warn", "The circuit keeps less than what was searched for", text))
     if "other" not in contents.circuit.regions:
@@ -68,12 +68,12 @@ def findings(contents: CircuitContents) -> list[Finding]:
             f"{words.count(n, 'site')} of {of:,} keep f = {words.number(gap.f_kept.value)} of the difference of LD",
             f"Kept alone, they leave relevant and other documents {estimate(gap.kept, 2)} logits apart; the full model "
             f"{estimate(gap.full, 2)}, and with every site ablated {estimate(gap.empty, 2)}. f is "
-            f"{estimate(gap.f_kept, 2)}.",
+            f"{difference(gap.f_kept, 2)}.",
         ),
         Finding(
             f"Without them f = {words.number(gap.f_knocked_out.value)} is left",
             f"Knocked out of the full model, they leave {estimate(gap.knocked_out, 2)} logits; f is "
-            f"{estimate(gap.f_knocked_out, 2)}.",
+            f"{difference(gap.f_knocked_out, 2)}.",
         ),
     ]
     if gap.randoms:
@@ -137,6 +137,7 @@ def _values(contents: CircuitContents) -> dict[str, Any]:
         "losses": [(name, _cell(loss), loss.low > 0) for name, loss in contents.losses],
         "n_members": len(circuit),
         "parts": [_cell(one) for one in contents.incompleteness],
+        "footnotes": _footnotes(contents),
         "embedded": file,
         "embedded_words": f"{words.count(file.n_rows, 'row')}, {words.size(file.n_bytes)}" if file else "",
         "n_queries": words.count(_n_queries(manifest), "query", "queries"),
@@ -193,7 +194,20 @@ def _plots(contents: CircuitContents) -> list[dict[str, Any]]:
     return drawn
 
 
+def _footnotes(contents: CircuitContents) -> dict[str, str]:
+    """Of each table what its marks mean, where it has any."""
+    tables = {
+        "circuit": [value for one in contents.measured for value in vars(one).values() if isinstance(value, Estimate)],
+        "areas": [area for one in contents.areas for area in (one.cpr, one.cmd)],
+        "losses": [loss for _, loss in contents.losses],
+        "parts": list(contents.incompleteness),
+    }
+    return {name: words.NO_WIDTH_NOTE if any(one.no_width for one in of) else "" for name, of in tables.items()}
+
+
 def _cell(value: Estimate) -> dict[str, str]:
     places = 2
+    if value.no_width:
+        return {"value": words.number(value.value, places) + words.NO_WIDTH, "interval": ""}
     interval = "" if math.isnan(value.low) else words.interval(value.low, value.high, places)
     return {"value": words.number(value.value, places), "interval": interval}

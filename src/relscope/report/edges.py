@@ -89,10 +89,14 @@ def _named(edges: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reading_order(effect_map: EffectMap) -> tuple[Any, ...]:
-    """By component, destination, source: regions in the order of the prompt's vocabulary."""
+    """By component (scores, from which the pattern is made, first), destination and source."""
     component, _, edge = effect_map.name.partition(" ")
     dest, _, src = edge.partition("<-")
-    return effect_map.direction, component, words.region_key(dest), words.region_key(src)
+    return effect_map.direction, *_edge_key(component, dest, src)
+
+
+def _edge_key(component: str, dest: str, src: str) -> tuple[Any, ...]:
+    return words.component_key(component), words.region_key(dest), words.region_key(src)
 
 
 def _strongest(here: pd.DataFrame, effect_map: EffectMap) -> HeadList:
@@ -108,9 +112,10 @@ def _similarities(rows: pd.DataFrame, query_of: Mapping[str, str], confidence: f
     of_edges = rows[rows["experiment"] == "edges"].astype(texts)
     all_heads = rows[rows["experiment"] == "heads"].astype(texts)
     found = []
-    for (direction, component, dest, src), here in of_edges.groupby(
-        ["direction", "component", "dest", "src"], sort=False
-    ):
+    edge = ["component", "dest", "src"]
+    names = of_edges[["direction", *edge]].drop_duplicates().astype(str).itertuples(index=False, name=None)
+    for direction, component, dest, src in sorted(names, key=lambda of: (of[0], *_edge_key(*of[1:]))):
+        here = of_edges[(of_edges[edge] == [component, dest, src]).all(axis=1) & (of_edges["direction"] == direction)]
         heads = all_heads[(all_heads["region"] == dest) & (all_heads["direction"] == direction)]
         # one name for both, so that a head is the same site in either ranking
         as_heads = here.assign(experiment="heads", component="z", region=str(dest), dest=None, src=None)
