@@ -106,6 +106,15 @@ def test_a_share_that_every_resample_gives_has_a_mark_and_no_interval_of_a_point
     assert [ends for ends in re.findall(r"\[(\S+), (\S+)\]", table) if ends[0] == ends[1]] == []
 
 
+def test_few_queries_cannot_tell_which_members_are_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ">yes</td>" in build_circuit_report(folder).report.read_text()
+    monkeypatch.setattr("relscope.report.circuit_page.LEAST_QUERIES", N_PAIRS + 1)
+    summary = build_circuit_report(folder)
+    assert "12 queries cannot tell which members are needed" in summary.findings
+    assert not any("left out one by one" in finding for finding in summary.findings)
+    assert ">yes</td>" not in summary.report.read_text()
+
+
 def test_folders_that_are_not_whole_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no folder of a circuit"):
         build_circuit_report(tmp_path)

@@ -123,13 +123,15 @@ def test_an_unfinished_run_says_how_many_pairs_are_measured_and_where(run_dir: P
     page = Page.read(page_only(changed_run(run_dir, tmp_path / "run", begun, status="running")))
     lead = re.findall(r'<p class="lead">(.*?)</p>', page.html, re.DOTALL)[0]
     assert " are being exchanged " in lead
-    assert lead.endswith("So far 6 of 12 pairs have been patched.")
+    assert lead.endswith("So far 6 of 12 pairs have been patched, none of them in every experiment.")
     assert "were exchanged" not in page.html
     facts = text_of(section(page.html, "run"))
     assert "12 to be patched" in facts
     assert "12 of 17 loaded pairs are to be patched." in text_of(section(page.html, "exclusions"))
     assert "So far: 6 of 12 pairs measured." in text_of(section(page.html, "flow"))
-    assert "No rows of the experiment heads are stored yet." in text_of(section(page.html, "heads"))
+    heads = text_of(section(page.html, "heads"))
+    assert "No rows of the experiment heads are stored yet." in heads
+    assert "So far" not in heads
     assert "computed from this run's rows, as far as they are stored" in text_of(section(page.html, "glance"))
 
 
@@ -137,6 +139,7 @@ def test_a_section_that_is_whole_does_not_say_so_far(run_dir: Path, tmp_path: Pa
     page = Page.read(page_only(changed_run(run_dir, tmp_path / "run", half_measured, status="running")))
     assert "So far" not in section(page.html, "flow")
     assert "So far" not in section(page.html, "verdicts")
+    assert "So far 12 of 12 pairs have been patched, 6 of them in every experiment." in page.text
     assert "So far: 6 of 12 pairs measured." in text_of(section(page.html, "heads"))
 
 

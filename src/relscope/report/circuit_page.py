@@ -6,11 +6,11 @@ import math
 from itertools import groupby
 from typing import Any, Final
 
-from relscope.analysis import Estimate
+from relscope.analysis import LEAST_QUERIES, Estimate
 from relscope.report import assets, downloads, plots, words
 from relscope.report.circuit_contents import METRIC_WORDS, CircuitContents
 from relscope.report.findings import Finding, difference, estimate
-from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
+from relscope.report.notices import EMBEDDED_MODEL, REMEDY, Notice, few_queries
 from relscope.version import __version__
 
 _SECTIONS: Final = (
@@ -83,7 +83,14 @@ def findings(contents: CircuitContents) -> list[Finding]:
                 f"{words.count(len(gap.randoms), 'set')} drawn at random, as many at each region, kept alone.",
             )
         )
-    if contents.losses:
+    if contents.losses and 1 < contents.metrics.n_queries < LEAST_QUERIES:
+        found.append(
+            Finding(
+                f"{contents.metrics.n_queries} queries cannot tell which members are needed",
+                f"At least {LEAST_QUERIES} queries are needed to tell a loss from chance: {REMEDY}.",
+            )
+        )
+    elif contents.losses:
         needed = [name for name, loss in contents.losses if loss.low > 0]
         found.append(
             Finding(
@@ -134,7 +141,7 @@ def _values(contents: CircuitContents) -> dict[str, Any]:
         "from_share": f"{100 * contents.areas[0].from_share:.2g}\u00a0%" if contents.areas else "",
         "plots": (drawn := _plots(contents)),
         "regions": [(region, [words.head_name(m.layer, m.head) for m in members]) for region, members in by_region],
-        "losses": [(name, _cell(loss), loss.low > 0) for name, loss in contents.losses],
+        "losses": [(name, _cell(loss), contents.metrics.n_queries >= LEAST_QUERIES and loss.low > 0) for name, loss in contents.losses],
         "n_members": len(circuit),
         "parts": [_cell(one) for one in contents.incompleteness],
         "footnotes": _footnotes(contents),

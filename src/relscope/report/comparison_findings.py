@@ -18,7 +18,7 @@ from relscope.report import words
 from relscope.report.comparison_contents import Comparison, SameSites, strongest_transfers
 from relscope.report.comparison_folder import TRANSFER_FOLDERS
 from relscope.report.contents import CONFIDENCE
-from relscope.report.findings import Finding, by_chance, estimate, excludes_zero, layer_where_half, place
+from relscope.report.findings import Finding, by_chance, difference, estimate, excludes_zero, layer_where_half, place
 
 _LEVEL = 0.05
 
@@ -264,7 +264,7 @@ def _capital(name: str) -> str:
 
 
 def _signed(value: Estimate) -> str:
-    text = estimate(value)
+    text = difference(value)
     return f"+{text}" if value.value > 0 and not text.startswith("0.00 ") else text
 
 

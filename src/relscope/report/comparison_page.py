@@ -73,6 +73,9 @@ def _values(comparison: Comparison, figures: Sequence[Path]) -> dict[str, Any]:
         "n_queries": words.count(comparison.n_queries, "query", "queries"),
         "names": {"base": stored.base, "tuned": stored.tuned},
         "quality_rows": cv.quality_rows(comparison) if comparison.quality else [],
+        "quality_footnote": words.NO_WIDTH_NOTE
+        if any(e.no_width for e in comparison.quality_difference.values())
+        else "",
         "quality_sentences": [(name, comparison.quality[name].sentence) for name in comparison.quality],
         "exclusions": _exclusions(stored),
         "stage_words": words.REASONS,

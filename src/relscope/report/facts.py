@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from relscope.report import words
-from relscope.results import EXACT_SAMPLE, SITE_COLUMNS, Manifest
+from relscope.results import DIRECT, EXACT_SAMPLE, NO_EFFECTS, PATHS, SITE_COLUMNS, Manifest
 
 EXPERIMENT_NAMES = {
     "judge": "verdicts",
@@ -66,8 +66,8 @@ class Progress:
 
     @property
     def so_far(self) -> str:
-        """What there is of it while the run goes on; empty where all is there, or where that cannot be told."""
-        if self.readout or not self.expected or self.stored >= self.expected:
+        """What there is of it while the run goes on; empty where nothing or all is there, or that cannot be told."""
+        if self.readout or not self.stored or not self.expected or self.stored >= self.expected:
             return ""
         of_pairs = words.count(self.of_pairs, "pair")
         if self.n_pairs == self.of_pairs:
@@ -194,6 +194,21 @@ def progress(manifest: Manifest, rows: pd.DataFrame, read: Collection[str]) -> l
         there = int(rows.loc[rows["experiment"] == name, "pair_id"].nunique())
         steps.append(Progress(name, stored[name], sites * n_pairs or None, n_pairs=there, of_pairs=n_pairs))
     return steps
+
+
+def pairs_patched(manifest: Manifest, rows: pd.DataFrame) -> str:
+    """How many pairs have been patched so far, and how many of them in every experiment that the study asks for."""
+    of_patches = rows[~rows["experiment"].isin(NO_EFFECTS)]
+    measured = {str(name): set(pairs) for name, pairs in of_patches.groupby("experiment", observed=True)["pair_id"]}
+    there = set().union(*measured.values())
+    measured.setdefault(PATHS, measured.get(DIRECT, set()))
+    asked = [name for name in asked_experiments(manifest) if name not in READOUTS]
+    everywhere = there.intersection(*(measured.get(name, set()) for name in asked))
+    planned = words.count(sum(not pair.filtered for pair in manifest.pairs), "pair")
+    text = f"So far {len(there):,} of {planned} have been patched"
+    if len(everywhere) < len(there):
+        text += f", {f'{len(everywhere):,}' if everywhere else 'none'} of them in every experiment"
+    return f"{text}."
 
 
 def exclusion_groups(manifest: Manifest, examples: int = 3) -> list[ExclusionGroup]:

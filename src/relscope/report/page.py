@@ -20,7 +20,7 @@ from relscope.report.mechanism import SECTIONS as MECHANISM
 from relscope.report.mechanism import mechanism_values
 from relscope.report.notices import notices
 from relscope.report.support import SUPPORTED, Support
-from relscope.results import NO_EFFECTS, Manifest, PromptSample
+from relscope.results import Manifest, PromptSample
 
 SECTIONS = (
     ("run", "What was run"),
@@ -200,9 +200,7 @@ def _lead(contents: Contents) -> str:
     asked = words.listing(shown) or "what"
     exchanged, so_far = "were", ""
     if not contents.complete:
-        of_patches = contents.rows[~contents.rows["experiment"].isin(NO_EFFECTS)]
-        measured = of_patches["pair_id"].nunique()
-        exchanged, so_far = "are being", f" So far {measured:,} of {words.count(patched, 'pair')} have been patched."
+        exchanged, so_far = "are being", f" {facts.pairs_patched(manifest, contents.rows)}"
     return (
         f"Activations of {facts.model_name(manifest)} {exchanged} exchanged between prompts with a relevant and with "
         f"another document, on {words.count(patched, 'pair')} of {words.count(queries, 'query', 'queries')} from "
