@@ -114,6 +114,7 @@ def findings(contents: CircuitContents) -> list[Finding]:
 def _values(contents: CircuitContents) -> dict[str, Any]:
     circuit, manifest = contents.circuit, contents.manifest
     file = downloads.embedded_table("curves.csv", contents.curves) if len(contents.curves) else None
+    enough = contents.metrics.n_queries >= LEAST_QUERIES
     shown = {"curves": bool(len(contents.curves)), "complete": bool(contents.losses or contents.incompleteness)}
     by_region = groupby(sorted(circuit, key=lambda m: (words.region_key(m.region), m)), key=lambda m: m.region)
     adapter = f" with {circuit.model['adapter']}" if circuit.model.get("adapter") else ""
@@ -141,7 +142,7 @@ def _values(contents: CircuitContents) -> dict[str, Any]:
         "from_share": f"{100 * contents.areas[0].from_share:.2g}\u00a0%" if contents.areas else "",
         "plots": (drawn := _plots(contents)),
         "regions": [(region, [words.head_name(m.layer, m.head) for m in members]) for region, members in by_region],
-        "losses": [(name, _cell(loss), contents.metrics.n_queries >= LEAST_QUERIES and loss.low > 0) for name, loss in contents.losses],
+        "losses": [(name, _cell(loss), enough and loss.low > 0) for name, loss in contents.losses],
         "n_members": len(circuit),
         "parts": [_cell(one) for one in contents.incompleteness],
         "footnotes": _footnotes(contents),
