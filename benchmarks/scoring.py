@@ -152,7 +152,7 @@ def main() -> None:
     shared, worst = sharing_rows(judge, options.prompts, options.rounds)
     what = f"{options.model}, {options.prompts} prompts, float32, {options.threads} threads, torch {torch.__version__}"
     print(f"{what}; prompts of random tokens have {N_TOKENS}\n")
-    print(row(["scoring", "s for 1000 prompts", "ratio", "goal"]), rule(4), *rows, *shared, sep="\n")
+    print(row(["scoring", "s for 1,000 prompts", "ratio", "goal"]), rule(4), *rows, *shared, sep="\n")
     print(f"\nmax LD difference, shared from not shared: {worst:.1e} (at most {EXACT_TOLERANCE:g})")
     if hasattr(os, "getloadavg"):
         print(f"Load average {os.getloadavg()[0]:.1f}: beyond {options.threads}, other programs ran beside it.")

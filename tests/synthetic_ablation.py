@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,31 @@ SETTINGS = {
     "kind": "mean", "positions": "region", "keep_only": False, "top": 1, "regions": ["query", "last"], "draws": 2,
     "negatives": None, "seed": 0, "prompts": [PROMPT],
 }  # fmt: skip
-CONDITIONS = (
-    ConditionRecord(name="Full model", kind="full"),
-    *(ConditionRecord(name="Random-2", kind="random", draw=n, members=((n, 0, "all"), (n, 1, "all"))) for n in (1, 2)),
-    *(
-        ConditionRecord(
-            name="Matched-2", kind="matched", draw=n, of="Mixed-2", members=((0, n, "query"), (3, n, "last"))
-        )
-        for n in (1, 2)
-    ),
-    ConditionRecord(name="Bottom-2", kind="bottom", members=((1, 1, "query"), (1, 1, "last"))),
-    ConditionRecord(name="Query-1", kind="set", members=((0, 3, "query"),)),
-    ConditionRecord(name="Last-1", kind="set", members=((3, 3, "last"),)),
-    ConditionRecord(name="Mixed-2", kind="mixed", members=((0, 3, "query"), (3, 3, "last"))),
-)
+
+
+def conditions(n_draws: int) -> tuple[ConditionRecord, ...]:
+    """Two heads, one at the query and one at the last token, beside so many draws of two kinds of random sets."""
+    draws = range(1, n_draws + 1)
+    return (
+        ConditionRecord(name="Full model", kind="full"),
+        *(
+            ConditionRecord(name="Random-2", kind="random", draw=n, members=((n, 0, "all"), (n, 1, "all")))
+            for n in draws
+        ),
+        *(
+            ConditionRecord(
+                name="Matched-2", kind="matched", draw=n, of="Mixed-2", members=((0, n, "query"), (3, n, "last"))
+            )
+            for n in draws
+        ),
+        ConditionRecord(name="Bottom-2", kind="bottom", members=((1, 1, "query"), (1, 1, "last"))),
+        ConditionRecord(name="Query-1", kind="set", members=((0, 3, "query"),)),
+        ConditionRecord(name="Last-1", kind="set", members=((3, 3, "last"),)),
+        ConditionRecord(name="Mixed-2", kind="mixed", members=((0, 3, "query"), (3, 3, "last"))),
+    )
+
+
+CONDITIONS = conditions(2)
 RELEVANT = {"Full model": 1.0, "Mixed-2": 0.2, "Last-1": 0.5}
 """Share of the pairs that each condition judges right; of the others 0.95."""
 
@@ -63,13 +75,24 @@ def ablation_header(n_queries: int = 12, *, ranks: bool = True, **fields: Any) -
     )  # fmt: skip
 
 
-def write_synthetic_ablation(directory: Path, n_queries: int = 12, *, ranks: bool = True) -> Path:
-    """Write an ablation in which Mixed-2 ruins verdicts and rankings, and random sets hardly change them."""
+def write_synthetic_ablation(
+    directory: Path,
+    n_queries: int = 12,
+    *,
+    ranks: bool = True,
+    n_draws: int = 2,
+    shares: Mapping[str, float] = RELEVANT,
+    others: float = 0.95,
+) -> Path:
+    """Write an ablation in which Mixed-2 ruins verdicts and rankings, and random sets hardly change them.
+
+    `shares` and `others` in place of RELEVANT and its 0.95.
+    """
     rng = np.random.default_rng(0)
-    header = ablation_header(n_queries, ranks=ranks)
+    header = ablation_header(n_queries, ranks=ranks, conditions=conditions(n_draws))
     with create_or_resume_ablation(directory, header) as folder:
         for step, condition in enumerate(header.conditions):
-            right = rng.permutation(n_queries) < round(RELEVANT.get(condition.name, 0.95) * n_queries)
+            right = rng.permutation(n_queries) < round(shares.get(condition.name, others) * n_queries)
             named = {"condition": condition.name, "draw": condition.draw, "prompt": PROMPT}
             columns: dict[str, Any] = {name: [value] * n_queries for name, value in named.items()}
             ld = np.where(right, 2.0, -2.0) + rng.normal(0, 0.1, n_queries)

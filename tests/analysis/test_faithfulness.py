@@ -44,6 +44,19 @@ def test_faithfulness_is_the_share_of_full_less_empty() -> None:
     assert metrics.value("full", "f1").value == pytest.approx(2 * 4 / (2 * 4 + 1))
 
 
+def test_verdicts_on_which_every_query_agrees_have_the_exact_bound_of_the_binomial() -> None:
+    right = LDS | {"circuit": [(1.0, -1.0)] * 4, "keep 2": [(1.0, 2.0)] * 4}
+    metrics = SetMetrics(rows(right), QUERY_OF)
+    bound = 0.025 ** (1 / 3)  # three queries
+    for metric in ("accuracy", "f1", "roc_auc"):
+        found = metrics.value("circuit", metric)
+        assert (found.low, found.value, found.high) == (pytest.approx(bound), 1.0, 1.0)
+    yes = metrics.value("keep 2", "accuracy")  # yes to everything: half of the verdicts of every query
+    assert (yes.low, yes.high) == pytest.approx((bound / 2, bound / 2 + 1 - bound))
+    gap = metrics.value("circuit", "ld_gap")  # no share: nothing bounds what another query's gap is
+    assert gap.no_width
+
+
 def test_numerator_and_denominator_are_resampled_together() -> None:
     """f of a set whose gaps are everywhere half way between empty and full has no spread, whatever is drawn."""
     middle = [((f + e) / 2, (g + h) / 2) for (f, g), (e, h) in zip(LDS["full"], LDS["empty"], strict=True)]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from relscope.analysis import Estimate, bootstrap_weights, percentile_interval
+from relscope.analysis import Estimate, bootstrap_weights, excluded_by_chance, percentile_interval
 from relscope.analysis.intervals import queries_of
 from relscope.errors import InputError
 
@@ -110,3 +110,27 @@ def test_an_estimate_prints_its_interval_and_gives_null_for_json() -> None:
     assert str(Estimate(0.491, 0.402, 0.567)) == "0.49 [0.40, 0.57]"
     assert str(Estimate(0.5, float("nan"), float("nan"))) == "0.50"
     assert Estimate(1.0, float("nan"), 2.0).as_dict() == {"value": 1.0, "low": None, "high": 2.0}
+
+
+@pytest.mark.parametrize("n_queries", [2, 3, 4, 6, 10, 30])
+def test_intervals_exclude_0_by_chance_as_often_as_a_simulation_says(n_queries: int) -> None:
+    changes = np.random.default_rng(n_queries).normal(size=(4000, n_queries))  # no effect
+    weights = bootstrap_weights([str(i) for i in range(n_queries)], 1000, seed=0) / n_queries
+    low, high = percentile_interval(changes @ weights.T, 0.95)
+    share = ((low > 0) | (high < 0)).mean()
+    # four standard errors of 4000 sites are 0.03 at most; the resampled means are not quite normal
+    assert excluded_by_chance(n_queries, 0.95) == pytest.approx(share, abs=0.03)
+
+
+def test_the_share_of_intervals_that_exclude_0_by_chance_falls_to_what_they_say() -> None:
+    shares = [excluded_by_chance(n, 0.95) for n in (2, 3, 6, 10, 100, 10_000)]
+    assert shares[0] == 0.5  # two queries agree in sign
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == pytest.approx(0.05, abs=1e-4)
+    assert np.isnan(excluded_by_chance(1, 0.95))
+
+
+@pytest.mark.parametrize(("low", "high", "none"), [(0.3, 0.3, True), (0.3, 0.3 + 1e-16, True), (0.3, 0.31, False)])
+def test_ends_that_are_one_number_have_no_width(low: float, high: float, none: bool) -> None:
+    assert Estimate(0.3, low, high).no_width is none
+    assert not Estimate(0.3, np.nan, np.nan).no_width

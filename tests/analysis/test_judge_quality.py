@@ -151,6 +151,15 @@ def test_where_all_queries_agree_the_interval_has_the_exact_bound_of_the_binomia
     assert (wrong.paired_accuracy.low, wrong.paired_accuracy.high) == (0.0, pytest.approx(1 - bound))
 
 
+def test_a_measure_that_every_query_shares_has_a_bound_on_both_sides() -> None:
+    rows = judged([3.0, 4.0, 5.0, 6.0] * 3, [1.0, 0.5, 2.0, 1.5] * 3)
+    quality = judge_quality(rows, own_queries(rows))
+    # yes to everything; with a share b of such queries the others have between 0 and 1
+    bound = 0.025 ** (1 / 12)
+    for measure, value in ((quality.accuracy, 1 / 2), (quality.f1, 2 / 3)):
+        assert (measure.low, measure.high) == pytest.approx((bound * value, bound * value + 1 - bound))
+
+
 def test_a_model_that_is_always_wrong_counts_as_at_chance_with_words_of_its_own() -> None:
     rows = judged([-3.0, -4.0, -5.0] * 5, [1.0, 0.5, 2.0] * 5)
     quality = judge_quality(rows, own_queries(rows))

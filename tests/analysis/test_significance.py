@@ -221,7 +221,7 @@ def test_few_queries_are_said_to_reach_nothing() -> None:
     # even if all 200 sites had p = 0.0625, q would be 0.0625
     assert (limit.smallest_p_value, limit.sites_needed, limit.reachable) == (0.0625, 250, False)
     assert str(limit) == (
-        "heads (denoise): p is at least 0.062 with 5 queries, so that none of 200 sites can reach q <= 0.05; "
+        "heads (denoise): p is at least 0.062 with 5 queries, so that none of 200 sites can reach q ≤ 0.05; "
         "use more queries"
     )
 
@@ -231,7 +231,7 @@ def test_some_queries_allow_many_sites_together_and_not_one_alone() -> None:
     (limit,) = significance_limits(site_effects(rows, own_queries(10)))
     # 2 / 2^10 * 200 / 0.05 = 7.8: four planted sites are too few
     assert (limit.smallest_p_value, limit.sites_needed, limit.reachable) == (2 / 2**10, 8, True)
-    assert str(limit).endswith("at least 8 together reach q <= 0.05, or none does; use more queries")
+    assert str(limit).endswith("at least 8 together reach q ≤ 0.05, or none does; use more queries")
     assert not important_sites(site_effects(rows, own_queries(10))).any()
 
 
@@ -247,7 +247,7 @@ def test_the_number_of_sites_needed_is_exact() -> None:
 def test_many_queries_allow_a_single_site_and_one_query_no_test() -> None:
     (limit,) = significance_limits(site_effects(planted_rows(0), own_queries(40)))
     assert (limit.smallest_p_value, limit.sites_needed, limit.n_queries) == (1 / 10_001, 1, 40)
-    assert "a single one of 200 sites can reach q <= 0.05" in str(limit)
+    assert "a single one of 200 sites can reach q ≤ 0.05" in str(limit)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         effects = site_effects(planted_rows(0), dict.fromkeys(own_queries(40), "q"))
@@ -262,7 +262,7 @@ def test_few_sign_flips_of_many_queries_are_said_to_reach_nothing_too() -> None:
     (limit,) = significance_limits(effects, n_flips=15)
     assert (limit.smallest_p_value, limit.reachable) == (1 / 16, False)
     assert effects.loc[list(PLANTED), "p_value"].tolist() == [1 / 16] * 4
-    assert str(limit).endswith("none of 200 sites can reach q <= 0.05; use more sign flips")
+    assert str(limit).endswith("none of 200 sites can reach q ≤ 0.05; use more sign flips")
 
 
 def test_six_queries_are_the_fewest_that_can_be_below_one_in_twenty() -> None:

@@ -11,13 +11,21 @@ import pytest
 from scipy import stats
 from two_models import own_queries, random_rows, rows_of
 
-from relscope.analysis import Stability, split_half_stability
+from relscope.analysis import Estimate, Stability, split_half_stability
 from relscope.errors import InputError
 
 
 def rows_with(changes: np.ndarray, **options: str) -> pd.DataFrame:
     """Rows of these changes [pair, site], from LD 0 on."""
     return rows_of(changes, [4.0] * len(changes), [0.0] * len(changes), **options)
+
+
+@pytest.mark.parametrize("n", range(2, 10))
+def test_divisions_are_counted_as_they_can_be_listed(n: int) -> None:
+    whole = frozenset(range(n))
+    halves = {frozenset((frozenset(half), whole - set(half))) for half in itertools.combinations(whole, n // 2)}
+    none = Estimate(math.nan, math.nan, math.nan)
+    assert Stability("heads", "denoise", none, none, 9, n, n).n_divisions == len(halves)
 
 
 def only(found: list[Stability]) -> Stability:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,20 @@ def test_every_family_of_the_table_is_known_by_its_type(family: str) -> None:
 
 def test_every_type_of_the_table_has_a_family_in_the_tests() -> None:
     assert {family.split()[0] for family in FAMILIES} == set(ARCHITECTURES)
+
+
+def test_readme_and_docs_name_and_count_the_families_of_the_table() -> None:
+    root = Path(__file__).resolve().parents[2]
+    listed = (root / "README.md").read_text("utf-8").partition("## Models\n\n")[2].partition(" (")[0]
+    names = {
+        "llama": "Llama", "qwen2": "Qwen 2, 2.5", "qwen3": "and 3", "mistral": "Mistral", "gemma2": "Gemma 2",
+        "gemma3": "and 3", "phi3": "Phi-3", "olmo2": "OLMo 2", "gpt2": "GPT-2", "gpt_neox": "GPT-NeoX",
+    }  # fmt: skip
+    families = {name.removesuffix("_text") for name in ARCHITECTURES}  # Gemma 3 has a type with images and one without
+    assert families == set(names)
+    assert all(name in listed for name in names.values())
+    assert len(families) == 10
+    assert "on the ten families of models that the [README]" in (root / "docs" / "method.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -81,14 +82,81 @@ def test_latex_escapes_what_it_would_read_as_markup(folder: Path) -> None:
     assert latex.count(r"\\") == 2 + len({c.name for c in CONDITIONS})
 
 
-def test_the_finding_compares_the_largest_set_with_its_matched_sets(contents: AblationContents) -> None:
-    judging, ranking = findings(contents)
+def test_the_finding_compares_the_largest_set_with_its_matched_sets(tmp_path: Path) -> None:
+    judging, ranking = findings(read_ablation(write_synthetic_ablation(tmp_path / "many", n_draws=19), N))
     assert judging.title == "Judging, pointwise-dqi: Mixed-2 lowers F1 more than matched random sets"
     assert "Without Mixed-2, F1 is 0.17 [" in judging.text
     assert "below the full model's 1.00" in judging.text
-    assert "0 of 2 draws lower it at least as much, and the intervals of the two decreases lie apart" in judging.text
+    assert "0 of 19 draws lower it at least as much, and the intervals of the two decreases lie apart" in judging.text
+    assert "By 19 random sets matched to it, F1 falls by 0.08 (no width: all resamples equal)" not in judging.text
+    assert "One more random set" not in judging.text
     assert "relevant and other documents are told apart less well" in judging.text
-    assert ranking.title.startswith("Reranking, pointwise-dqi: Mixed-2 lowers nDCG@10")
+    assert ranking.title.startswith("Reranking, pointwise-dqi: Mixed-2 lowers nDCG@10; 1 random draw is too few to say")
+
+
+def test_a_few_draws_are_too_few_to_say_that_a_set_does_more_than_random_ones(contents: AblationContents) -> None:
+    judging, _ = findings(contents)
+    # with 2 draws a third set would be first by chance in one of three cases
+    assert judging.title == (
+        "Judging, pointwise-dqi: Mixed-2 lowers F1; 2 random draws are too few to say whether more than matched sets"
+    )
+    assert "0 of 2 draws lower it at least as much, and the intervals of the two decreases lie apart" in judging.text
+    assert "lower it most of all by chance in 33\u00a0% of cases: at least 19 draws are needed" in judging.text
+
+
+def test_few_queries_give_values_and_no_finding(tmp_path: Path) -> None:
+    # five queries cannot show a judge to be better than chance either (0.025^(1/5) < 0.5): that is another caveat
+    read = read_ablation(write_synthetic_ablation(tmp_path / "few", 5, n_draws=19), N)
+    judging, ranking = findings(replace(read, quality={}))
+    assert judging.title == "Judging, pointwise-dqi: 5 queries cannot tell what Mixed-2 does"
+    assert ranking.title == "Reranking, pointwise-dqi: 5 queries cannot tell what Mixed-2 does"
+    assert judging.text.endswith(
+        "At least 6 queries are needed to tell a change from chance: measure more, by a larger --pairs or more data."
+    )
+    assert "Without Mixed-2, F1 is 0.20 [" in judging.text
+    assert "lower" not in judging.text
+
+
+def test_a_full_model_at_chance_has_no_findings(tmp_path: Path) -> None:
+    read = read_ablation(write_synthetic_ablation(tmp_path / "a", shares={"Full model": 0.5, "Mixed-2": 0.0}), N)
+    assert any("not shown to judge better than chance" in notice.title for notice in notices(read))
+    for found in findings(read):
+        assert found.title.endswith("nothing can be said, as the full model is not shown to judge better than chance")
+        assert "neither a decrease nor its absence says which heads matter" in found.text
+        assert "times as much" not in found.text
+
+
+def test_where_nothing_changes_that_is_what_is_said(tmp_path: Path) -> None:
+    folder = write_synthetic_ablation(tmp_path / "same", shares={}, others=1.0)
+    judging, ranking = findings(read_ablation(folder, N))
+    assert judging.title == "Judging, pointwise-dqi: Mixed-2 changes nothing: F1 stays 1.00"
+    assert judging.text == (
+        "Without Mixed-2, F1 is 1.00 [0.74, 1.00], as high as the full model's 1.00. "
+        "By 2 random sets matched to it, F1 does not change either."
+    )
+    assert ranking.title.endswith("Mixed-2 changes nothing: nDCG@10 stays 1.00")
+    page = Page.read(build_ablation_report(folder, N).report)
+    chart = section(page.html, "chart")
+    assert "<td>0.00†</td>" in chart
+    assert words.NO_WIDTH_NOTE in chart
+    assert "[0.00, 0.00]" not in page.html
+
+
+def test_a_set_that_does_not_lower_the_measure_is_not_compared_with_those_that_do(tmp_path: Path) -> None:
+    folder = write_synthetic_ablation(
+        tmp_path / "up", 20, shares={"Full model": 0.9, "Mixed-2": 1.0}, others=0.9, ranks=False
+    )
+    (judging,) = findings(read_ablation(folder, N))
+    assert judging.title.endswith("Mixed-2 is not shown to lower F1")
+    assert "above the full model's 0.90" in judging.text
+    assert "at least as much" not in judging.text
+    assert "overlap" not in judging.text
+
+
+def test_no_interval_of_a_table_is_a_point(page: Page) -> None:
+    ends = re.findall(r"\[(−?[\d.]+), (−?[\d.]+)\]", page.text)
+    assert len(ends) > 40
+    assert [pair for pair in ends if pair[0] == pair[1]] == []
 
 
 def test_verdicts_that_move_together_are_told_from_those_that_are_blurred(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,26 @@ def test_the_page_escapes_names_and_warns_of_what_was_left_open(folder: Path, tm
         opened.save(pruned={"n_sites": 2, "faithfulness": 0.8, "n_tried": 2, "n_untried": 2})
     assert build_circuit_report(cut).caveats[:1] == ("The circuit keeps less than what was searched for",)
     assert "Pruning was cut short" in build_circuit_report(cut).caveats
+
+
+def test_a_share_that_every_resample_gives_has_a_mark_and_no_interval_of_a_point(folder: Path) -> None:
+    page = build_circuit_report(folder).report.read_text()
+    table = page.partition('<section id="circuit"')[2].partition("</section>")[0]
+    # all verdicts of the full model and of the circuit are right: 12 queries agree, 0.025^(1/12) = 0.74
+    assert table.count('<td class="num">1.00 <small class="block">[0.74, 1.00]</small></td>') >= 4
+    of_shares = table[table.index(">F1</th>") :]  # LD is float32, and equal up to its rounding only
+    assert '<td class="num">1.00†</td>' in of_shares  # f
+    assert "† no width: all resamples are equal" in table
+    assert [ends for ends in re.findall(r"\[(\S+), (\S+)\]", of_shares) if ends[0] == ends[1]] == []
+
+
+def test_few_queries_cannot_tell_which_members_are_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ">yes</td>" in build_circuit_report(folder).report.read_text()
+    monkeypatch.setattr("relscope.report.circuit_page.LEAST_QUERIES", N_PAIRS + 1)
+    summary = build_circuit_report(folder)
+    assert "12 queries cannot tell which members are needed" in summary.findings
+    assert not any("left out one by one" in finding for finding in summary.findings)
+    assert ">yes</td>" not in summary.report.read_text()
 
 
 def test_folders_that_are_not_whole_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -139,11 +139,11 @@ def test_the_similarity_table_is_that_of_the_analysis(page: Page, folder: Path) 
 def test_findings_name_what_was_planted_with_its_interval(comparison: Comparison) -> None:
     text = said(comparison)
     name = words.head_name(LAYER, HEAD)
-    assert f"Heads: what changed most is {name} at the last token" in text
+    assert f"Heads: what changed most is {name}@last" in text
     attention = f"attn_out of layer {LAYER} at the last token"
     assert f"Tuned into base: {attention} alone brings 70\u00a0% of the change" in text
     assert f"Base into tuned: {attention} alone takes back 70\u00a0% of the change" in text
-    assert text.count(f"next {name} at the last token 60\u00a0% [") == 2
+    assert text.count(f"next {name}@last 60\u00a0% [") == 2
     assert f"{name} moved farthest there" in text
     change = comparison.largest_changes("heads").iloc[0]
     # shares have a noise of 0.01 over 12 pairs
@@ -350,7 +350,7 @@ def test_the_summary_is_that_of_the_page(folder: Path, comparison: Comparison) -
     for carriers in summary.carriers.values():
         attention, head, _ = carriers
         assert attention.name == f"attn_out of layer {LAYER} at the last token"
-        assert head.name == f"{words.head_name(LAYER, HEAD)} at the last token"
+        assert head.name == words.site_label(LAYER, HEAD, "last")
         assert attention.share.value == pytest.approx(TRANSFERRED["attn_out"], abs=0.02)
         assert head.share.value == pytest.approx(TRANSFERRED["z"], abs=0.02)
     assert summary.carriers["tuned"][0].effect.value < 0  # put back, the separation shrinks

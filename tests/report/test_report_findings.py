@@ -71,9 +71,10 @@ def test_heads_are_counted_beside_what_chance_alone_would_give() -> None:
     assert finding.title == "Heads: the largest effect is L2H3's, at the last token"
     assert "next there L0H1 (−0.25 [−0.26, −0.24]) and" in finding.text
     assert "Elsewhere the largest are L0H0 (0.10 [0.09, 0.11]) at the query." in finding.text
-    # 2 intervals of 40 heads; 5 % of 40; (0.5 + 0.25 + 8 x 0.001) / (0.75 + 38 x 0.001) = 96 %
+    # 2 intervals of 40 heads; over six queries 13 % of 40, and not 5 %
+    # (0.5 + 0.25 + 8 x 0.001) / (0.75 + 38 x 0.001) = 96 %
     assert (
-        "At the last token 2 intervals of 40 heads exclude 0 (about 2 would if no head had an effect)" in finding.text
+        "At the last token 2 intervals of 40 heads exclude 0 (about 5 would if no head had an effect)" in finding.text
     )
     assert "the ten strongest heads hold 96\u00a0% of the summed absolute effects" in finding.text
 

@@ -77,7 +77,7 @@ def test_important_heads_are_those_of_the_analysis_and_named(mechanism_page: Pag
     assert f"{len(chosen)} of 32 sites {'is' if len(chosen) == 1 else 'are'} important (q ≤ 0.05 and |IE|" in shown
     strongest = heads.loc[heads["ie"].abs().idxmax()]
     assert (strongest["layer"], strongest["head"], strongest["region"]) == (3, 1, "last")  # planted
-    assert f"L3H1 at the last token (IE {words.number(strongest['ie'])}" in shown
+    assert f"L3H1@last (IE {words.number(strongest['ie'])}" in shown
     assert "Split-half stability: the effects of two random halves of the 12 queries" in shown
     assert "Caveat" not in shown
 
@@ -221,9 +221,56 @@ def test_the_matrix_and_the_curve_hold_the_planted_interactions(contents: Conten
     np.testing.assert_allclose(joint.growing["effect"], growing, atol=1e-5)
     np.testing.assert_allclose(joint.growing["sum_of_singles"], singles, atol=1e-5)
     assert "an interaction of −1.00 [−1.00, −1.00], less than the sum." in text_of(mechanism_page, "joint")
-    assert "largest interaction is that of L3H1 last and L2H0 query (−0.50" in text_of(mechanism_page, "joint")
+    assert (
+        "largest interaction is that of L3H1@last and L2H0@query, −0.50 [−0.50, −0.50], less than the sum (alone they "
+        "have 4.00 and 2.00); the intervals of 2 exclude 0 (about 0 would if there were none)."
+    ) in text_of(mechanism_page, "joint")
     curve = {line["name"]: line["mean"] for line in mechanism_page.data["lines"][-1]["lines"]}
     np.testing.assert_allclose(curve["joint effect"], growing, atol=1e-5)
+
+
+def test_heads_that_work_against_each_other_are_neither_less_nor_more_than_their_sum(
+    mechanism_run: Path, tmp_path: Path
+) -> None:
+    def against(rows: pd.DataFrame) -> pd.DataFrame:
+        """L2H0@query has an effect of -2 alone; together with L3H1@last it still has 5.5."""
+        alone = (rows["experiment"] == "joint") & (rows["src"] == JOINT_HEADS[1])
+        return rows.assign(ld_patched=rows["ld_patched"].where(~alone, rows["ld_corrupted"] - 2.0))
+
+    page = Page.read(page_only(changed_run(mechanism_run, tmp_path / "run", against)))
+    text = text_of(page, "joint")
+    assert (
+        "their single effects sum to 3.00 [3.00, 3.00]: an interaction of 3.00 [3.00, 3.00], which is neither" in text
+    )
+    assert (
+        "that of L2H0@query and L1H1@query, 4.00 [4.00, 4.00], which is neither less nor more, as the single effects "
+        "have opposite signs (alone they have −2.00 and 1.00)"
+    ) in text
+    assert "less than the sum" not in text
+
+
+def test_a_head_at_a_region_has_one_label_on_the_whole_page(mechanism_page: Page) -> None:
+    """`L3H1@last`, as rows and configurations have it, in sentences, tables and plots."""
+    shown = mechanism_page.html.partition('<section id="manifest"')[0]  # after it come data and scripts
+    assert "L3H1@last" in shown
+    assert re.findall(r"L\dH\d(?:\.\w+)? (?:query|last|at )[^<]{0,20}", shown) == []
+    assert all("@" in name for m in mechanism_page.data["maps"] for name in m.get("columns", []))
+
+
+def test_scores_stand_before_the_pattern_that_is_made_from_them(mechanism_run: Path, tmp_path: Path) -> None:
+    def with_pattern(rows: pd.DataFrame) -> pd.DataFrame:
+        edges = rows[rows["experiment"] == "edges"]
+        return pd.concat([edges.assign(component="pattern"), rows]).reset_index(drop=True)
+
+    page = Page.read(page_only(changed_run(mechanism_run, tmp_path / "run", with_pattern)))
+    named = ["scores query<-document", "scores last<-query", "pattern query<-document", "pattern last<-query"]
+    assert [m["name"] for m in page.data["maps"] if m["id"].startswith("edge-")] == named
+    html = section(page.html, "edges")
+    assert re.findall(r"<h3><code>([^<]*)</code>", html.replace("&lt;", "<").replace("<-", "←")) == [
+        name.replace("<-", "←") for name in named
+    ]
+    table = html[html.index("similarity") :].replace("&lt;-", "←")
+    assert re.findall(r'<th scope="row">(\S+ \S+) ', table) == [name.replace("<-", "←") for name in named]
 
 
 def test_readouts_are_read_or_not_yet_and_never_rows(mechanism_run: Path, tmp_path: Path) -> None:

@@ -78,16 +78,16 @@ def test_the_table_and_the_sentence_say_what_the_analysis_found(found: Paths, sh
     text = text_of(shown)
     assert f"L3H1 has the largest total effect, {words.number(largest['total'])} [" in text
     # Of the six paths one ends in a head's keys and one in its values.
-    assert "Of 4 frozen paths into heads the strongest is L2H0 query → L3H1 last (1.50 [1.50, 1.50] logits)" in text
+    assert "Of 4 frozen paths into heads the strongest is L2H0@query → L3H1@last (1.50 [1.50, 1.50] logits)" in text
 
 
 def test_strong_paths_are_listed_with_what_their_inputs_take(shown: Page) -> None:
     rows = rows_of(shown.html, "sites reflow path-list")
     assert [row[0] for row in rows] == [
-        "L2H0 query → L3H1 last",
-        "words document → L1H1 query",
-        "L1H1 query → L2H0 query",
-        "L1H1 query → L3H1 last",
+        "L2H0@query → L3H1@last",
+        "embedding@document → L1H1@query",
+        "L1H1@query → L2H0@query",
+        "L1H1@query → L3H1@last",
     ]
     # keys and values; no path into queries was measured, so there is no such column
     assert rows[0][1:4] == ["1.50 [1.50, 1.50]", "0.10 [0.10, 0.10]", "1.25 [1.25, 1.25]"]
@@ -127,9 +127,9 @@ def test_the_graph_has_the_strong_paths_and_the_direct_effects_of_their_heads(fo
 def test_lines_and_heads_tell_their_numbers(shown: Page) -> None:
     html = section(shown.html, "paths")
     titles = re.findall(r"<title>(.*?)</title>", html)
-    assert any(t.startswith("L2H0 query → L3H1 last: 1.50 [1.50, 1.50] logits, q ") for t in titles)
+    assert any(t.startswith("L2H0@query → L3H1@last: 1.50 [1.50, 1.50] logits, q ") for t in titles)
     assert any(t.endswith("; by its keys 0.10 [0.10, 0.10]; by its values 1.25 [1.25, 1.25]") for t in titles)
-    assert any(t.startswith("L3H1 at the last token; total effect of z there ") for t in titles)
+    assert any(t.startswith("L3H1@last; total effect of z there ") for t in titles)
     assert html.count('class="edge up"') == 3
     assert html.count('class="edge down"') == 1
     (label,) = re.findall(r'<svg class="path-graph".*?aria-label="(.*?)"', html)
@@ -198,7 +198,7 @@ def test_too_few_queries_for_any_path_is_a_caveat(mechanism_run: Path, tmp_path:
     pairs = {pair for pair, query in run.manifest.query_of.items() if query in few}
     directory = changed_run(mechanism_run, tmp_path / "run", lambda rows: rows[rows["pair_id"].isin(pairs)])
     html = section(page_only(directory).read_text("utf-8"), "paths")
-    assert "paths (denoise): p is at least 0.12 with 4 queries, so that none of 6 sites can reach q &lt;= 0.05" in html
+    assert "paths (denoise): p is at least 0.12 with 4 queries, so that none of 6 sites can reach q ≤ 0.05" in html
 
 
 def test_every_table_can_be_taken_out_as_csv(shown: Page, contents: Contents) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +82,25 @@ def test_sizes_are_short() -> None:
 )
 def test_a_probability_is_never_shown_as_zero(value: float, text: str) -> None:
     assert words.probability(value) == text
+
+
+ROOT = Path(__file__).resolve().parents[2]
+WRITTEN = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted((ROOT / "src" / "relscope" / "report" / "templates").glob("*.j2"))
+
+
+@pytest.mark.parametrize("path", [*WRITTEN, *PAGES], ids=lambda path: path.name)
+def test_limits_and_thousands_are_written_one_way(path: Path) -> None:
+    """`q ≤ 0.05` and `3,240 heads`."""
+    text = path.read_text("utf-8")
+    assert re.findall(r"(?:\bq|\|IE\||\bp) (?:<=|>=) 0", text) == []
+    assert re.findall(r"(?<![\w.,/:=-])\d{4,} (?:heads|sites|pairs|rows|queries|resamples|times|prompts)\b", text) == []
+
+
+def test_the_label_of_a_head_at_a_region_is_that_of_rows_and_configurations() -> None:
+    assert words.site_label(12, 3, "last") == "L12H3@last"
+
+
+def test_components_stand_in_the_order_in_which_they_are_computed() -> None:
+    names = ["pattern_renormalised", "unknown", "pattern", "scores"]
+    assert sorted(names, key=words.component_key) == ["scores", "pattern", "pattern_renormalised", "unknown"]

@@ -67,7 +67,7 @@ from relscope.analysis.head_sets import (
 )
 from relscope.analysis.heads import top_heads
 from relscope.analysis.interaction import ScoreCorrelation, interaction_score_means, score_correlations
-from relscope.analysis.intervals import Estimate, bootstrap_weights, percentile_interval
+from relscope.analysis.intervals import Estimate, bootstrap_weights, excluded_by_chance, percentile_interval
 from relscope.analysis.joint import JOINT_COLUMNS, joint_interactions
 from relscope.analysis.matching import Matched, RunEffects, Unmatched, match_runs
 from relscope.analysis.mechanisms import MeasuredSimilarity, MechanismSimilarity, mechanism_similarity
@@ -78,6 +78,7 @@ from relscope.analysis.ranking import RankingComparison, check_measures, compare
 from relscope.analysis.readouts import Remainder, clean_minus_corrupted, readout_means, remainder
 from relscope.analysis.significance import (
     LEAST_IE,
+    LEAST_QUERIES,
     MOST_Q,
     N_FLIPS,
     SignificanceLimit,
@@ -88,7 +89,7 @@ from relscope.analysis.significance import (
     smallest_p_value,
 )
 from relscope.analysis.similarity import MEASURES, RBO_P, Chance, Similarity, rank_similarity
-from relscope.analysis.stability import Stability, split_half_stability
+from relscope.analysis.stability import N_SPLITS, Stability, split_half_stability
 
 __all__ = [
     "BY_INTERACTION",
@@ -100,10 +101,12 @@ __all__ = [
     "JOINT_COLUMNS",
     "JUDGING_MEASURES",
     "LEAST_IE",
+    "LEAST_QUERIES",
     "MEASURES",
     "METRICS",
     "MOST_Q",
     "N_FLIPS",
+    "N_SPLITS",
     "RANKING_MEASURE",
     "RBO_P",
     "SHARES",
@@ -148,6 +151,7 @@ __all__ = [
     "curve_table",
     "effect_differences",
     "effect_splits",
+    "excluded_by_chance",
     "head_moves",
     "heads_of",
     "holm",

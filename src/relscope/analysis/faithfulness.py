@@ -32,7 +32,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from relscope.analysis.intervals import Estimate, bootstrap_weights, percentile_interval, queries_of
-from relscope.analysis.quality import quality_measures
+from relscope.analysis.quality import quality_measures, widened_where_all_agree
 from relscope.errors import InputError
 
 METRICS: Final = ("ld_gap", "f1", "accuracy", "roc_auc")
@@ -91,6 +91,7 @@ class SetMetrics:
             named = {"ld_gap": gap, "f1": f1, "accuracy": accuracy, "roc_auc": roc_auc}
             self._values |= {(str(name), metric): values for metric, values in named.items()}
         self.metrics: tuple[str, ...] = METRICS
+        self._n_queries = dict.fromkeys(METRICS, self.n_queries)
         if ranking_rows is not None and len(ranking_rows):
             for measure, rows in ranking_rows.groupby("measure", sort=False):
                 wide = _wide(rows, "query_id", "value")
@@ -98,14 +99,20 @@ class SetMetrics:
                 means = wide.to_numpy(np.float64) @ (of_queries / of_queries.sum(axis=1, keepdims=True)).T
                 self._values |= {(str(name), str(measure)): row for name, row in zip(wide.index, means, strict=True)}
                 self.metrics += (str(measure),)
+                self._n_queries[str(measure)] = len(wide.columns)
 
     def has(self, name: str, metric: str) -> bool:
         """Whether a set was measured by a metric."""
         return (name, metric) in self._values
 
     def value(self, name: str, metric: str) -> Estimate:
-        """A set's metric."""
-        return self._estimate(self._values[name, metric])
+        """A set's metric; where every query agrees on one between 0 and 1, with the binomial's exact bound."""
+        found = self._estimate(self._values[name, metric])
+        if metric == "ld_gap" or np.isnan(found.low):
+            return found
+        value, low, high = (np.array([end]) for end in (found.value, found.low, found.high))
+        low, high = widened_where_all_agree(value, low, high, self._n_queries[metric], self.confidence)
+        return Estimate(found.value, float(low[0]), float(high[0]))
 
     def faithfulness(self, name: str, metric: str) -> Estimate:
         """f of a set, which is called so by the sites that are not ablated."""

@@ -8,14 +8,20 @@ product.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from scipy import stats
 
 from relscope.errors import InputError
+
+_ROUNDING: Final = 1e-12
+"""Ends that lie closer are one number: float64 sums of the same few values in another order."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,11 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    @property
+    def no_width(self) -> bool:
+        """True where every resample gave the same number, so that the interval's ends are one."""
+        return bool(self.high - self.low < _ROUNDING)
 
     def as_dict(self) -> dict[str, float | None]:
         """`value`, `low` and `high` for JSON, where NaN becomes null."""
@@ -79,6 +90,25 @@ def percentile_interval(
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(resampled, [tail, 1.0 - tail], axis=-1)
     return np.asarray(low), np.asarray(high)
+
+
+def excluded_by_chance(n_queries: int, confidence: float) -> float:
+    """Share of percentile intervals over queries that exclude 0 where there is no effect; NaN with one query.
+
+    1 - confidence, were the queries many. A resample of n queries spreads by sqrt((n - 1) / n) of their standard error,
+    and that is known from n - 1 degrees of freedom only, so that for normal changes the share is near
+
+        P(|t of n - 1 degrees| > z sqrt((n - 1) / n))            0.25, 0.13, 0.10, 0.06 for n = 3, 6, 10, 50
+
+    (Hesterberg, What teachers should know about the bootstrap, The American Statistician 69, 2015), and never below
+    2^(1 - n), the share of sites on which all queries agree in sign.
+    """
+    check_confidence(confidence)
+    if n_queries < 2:
+        return math.nan
+    z = stats.norm.ppf((1.0 + confidence) / 2.0)
+    beyond = 2.0 * stats.t.sf(z * math.sqrt((n_queries - 1) / n_queries), n_queries - 1)
+    return max(float(beyond), 2.0 ** (1 - n_queries))
 
 
 def check_confidence(confidence: float) -> None:

@@ -88,8 +88,8 @@ def judge_quality(
 ) -> JudgeQuality:
     """Accuracy, F1, ROC AUC, paired accuracy and consistency, each with a percentile interval over queries.
 
-    A measure that is exactly 0 or 1 has the binomial's exact bound on its other side (for ROC AUC and F1, which are no
-    shares of queries, a bound of the same kind: all n queries agree).
+    A measure that is the same in every resample, as where all are right, has the binomial's exact bound (for ROC AUC
+    and F1, which are no shares of queries, a bound of the same kind: all n queries agree).
 
     Args:
         judge_rows: rows of the experiment "judge", one a pair: `pair_id`, `ld_clean`, `ld_corrupted`.
@@ -139,11 +139,17 @@ def widened_where_all_agree(
 ) -> tuple[_Measures, _Measures]:
     """Where every query agrees, resampling cannot see that the next one may not; the binomial's exact bound can.
 
-    Of n queries none went wrong: with a true share of right ones below tail ** (1 / n), that has a probability below
-    the tail (Clopper and Pearson, Biometrika 26, 1934).
+    Of n queries none was otherwise: with a true share of such queries below b = tail ** (1 / n), that has a probability
+    below the tail (Clopper and Pearson, Biometrika 26, 1934). The others may have anything between 0 and 1, so that a
+    measure that is v in every resample lies between b v and 1 - b (1 - v): above b where v is 1.
+
+    Args:
+        values: measures between 0 and 1.
+        low, high: their percentile intervals; those that have a width are left as they are.
     """
     bound = ((1.0 - confidence) / 2.0) ** (1.0 / n_queries)
-    return np.where(values == 1.0, bound, low), np.where(values == 0.0, 1.0 - bound, high)
+    agree = np.array([Estimate(*ends).no_width for ends in zip(values, low, high, strict=True)], dtype=bool)
+    return np.where(agree, bound * values, low), np.where(agree, 1.0 - bound * (1.0 - values), high)
 
 
 def quality_measures(clean: _Pairs, corrupted: _Pairs, weights: _Weights) -> Float64[np.ndarray, "5 resample"]:

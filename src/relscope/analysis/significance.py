@@ -44,6 +44,8 @@ N_FLIPS: Final = 10_000
 """Sign patterns of a test: p down to 1e-4, and 14 queries or fewer are tested exactly."""
 MOST_Q: Final = 0.05
 """The usual level: of the sites called important, one in twenty at most is expected to have no effect."""
+LEAST_QUERIES: Final = 6
+"""The fewest with which a p can be at most MOST_Q: that of five is 2 / 2^5 = 0.06 at best."""
 LEAST_IE: Final = 0.02
 """Fifty sites of this size add up to the whole gap; smaller ones explain a verdict only as a crowd."""
 
@@ -83,14 +85,14 @@ class SignificanceLimit:
         of = f"{self.experiment} ({self.direction})"
         if self.sites_needed is None:
             return f"{of}: no test is possible with fewer than two queries"
-        at_best = f"{of}: p is at least {self.smallest_p_value:.2g} with {self.n_queries} queries"
+        at_best = f"{of}: p is at least {self.smallest_p_value:.2g} with {self.n_queries:,} queries"
         if not self.reachable:
-            return f"{at_best}, so that none of {self.n_sites} sites can reach q <= {self.most_q:g}; {self._remedy}"
+            return f"{at_best}, so that none of {self.n_sites:,} sites can reach q ≤ {self.most_q:g}; {self._remedy}"
         if self.sites_needed == 1:
-            return f"{at_best}, so that a single one of {self.n_sites} sites can reach q <= {self.most_q:g}"
+            return f"{at_best}, so that a single one of {self.n_sites:,} sites can reach q ≤ {self.most_q:g}"
         return (
-            f"{at_best}, so that of {self.n_sites} sites at least {self.sites_needed} together reach "
-            f"q <= {self.most_q:g}, or none does; {self._remedy}"
+            f"{at_best}, so that of {self.n_sites:,} sites at least {self.sites_needed:,} together reach "
+            f"q ≤ {self.most_q:g}, or none does; {self._remedy}"
         )
 
     @property

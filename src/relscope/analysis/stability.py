@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ from relscope.analysis.similarity import LEAST_SITES, pearson, spearman
 from relscope.analysis.site_changes import site_changes
 from relscope.errors import InputError
 
+N_SPLITS: Final = 1000
 _MOST_CELLS = 4_000_000
 """Float64 effects of one chunk of divisions, of which some eight copies are needed to rank them: 256 MB."""
 _NONE = Estimate(math.nan, math.nan, math.nan)
@@ -59,6 +61,13 @@ class Stability:
     n_queries: int
 
     @property
+    def n_divisions(self) -> int:
+        """In how many ways the queries can be divided at all: 1 with two, 10 with six, 126 with nine."""
+        first = self.n_queries // 2
+        ways = math.comb(self.n_queries, first)
+        return ways // 2 if self.n_queries == 2 * first else ways
+
+    @property
     def pearson_of_whole(self) -> float:
         """What two whole runs would reach (Spearman-Brown); NaN where the halves do not agree at all (r < 0)."""
         r = self.pearson.value
@@ -69,7 +78,7 @@ def split_half_stability(
     rows: pd.DataFrame,
     query_of: Mapping[str, str],
     *,
-    n_splits: int = 1000,
+    n_splits: int = N_SPLITS,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> list[Stability]:

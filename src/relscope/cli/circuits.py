@@ -175,4 +175,6 @@ def _print(summary: CircuitSummary) -> None:
 
 def _shown(value: Any) -> str:
     number, low, high = (f"{end:.2f}".replace("-0.00", "0.00") for end in (value.value, value.low, value.high))
+    if value.no_width:
+        return f"{number} [no width]"
     return number if math.isnan(value.low) else f"{number} [{low}, {high}]"

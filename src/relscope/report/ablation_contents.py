@@ -11,6 +11,7 @@ import pandas as pd
 
 from relscope.analysis import (
     FIRST_STAGE,
+    LEAST_QUERIES,
     RANKING_MEASURE,
     Estimate,
     JudgeQuality,
@@ -23,7 +24,8 @@ from relscope.analysis import (
 from relscope.errors import InputError
 from relscope.report import words
 from relscope.report.contents import CONFIDENCE
-from relscope.report.findings import Finding, estimate
+from relscope.report.findings import Finding, difference, estimate
+from relscope.report.notices import REMEDY
 from relscope.results import (
     FULL_MODEL,
     AblationHeader,
@@ -34,6 +36,8 @@ from relscope.results import (
 
 MAIN_MEASURES = {"judging": "f1", "ranking": RANKING_MEASURE}
 """The paper's measure of each task."""
+LEAST_DRAWS = 19
+"""The fewest among which one more random set would be first by chance in one of twenty cases: 1 / (19 + 1)."""
 MEASURE_NAMES = {"accuracy": "accuracy", "f1": "F1", "roc_auc": "ROC AUC", "paired_accuracy": "paired accuracy"}
 TASK_NAMES = {"judging": "Judging", "ranking": "Reranking"}
 
@@ -154,26 +158,63 @@ def _finding(contents: AblationContents, column: Column) -> Finding | None:
     measure, name = measure_name(column.measure), contents.largest
     what = f"With only {name} left" if keep_only else f"Without {name}"
     where = f"{TASK_NAMES[column.task]}, {column.prompt}"
-    full = words.number(chosen.full)
-    text = f"{what}, {measure} is {estimate(chosen.value, 2)}, {_change(chosen)} the full model's {full}."
+    value = f"{what}, {measure} is {estimate(chosen.value, 2)}"
+    if withheld := _withheld(contents, column, chosen):
+        title, reason = withheld
+        return Finding(f"{where}: {title}", f"{value}; the full model's is {words.number(chosen.full)}. {reason}")
+    text = f"{value}, {_change(chosen)} the full model's {words.number(chosen.full)}."
     matched = contents.matched(column, name)
-    if matched is None:
-        return Finding(f"{where}: {_title(chosen, None, measure)}", text)
+    if matched is not None:
+        text += _beside(chosen, matched, measure)
+    return Finding(f"{where}: {_title(chosen, matched, measure)}", text + _order(contents, column))
+
+
+def _withheld(contents: AblationContents, column: Column, chosen: Outcome) -> tuple[str, str] | None:
+    """Why nothing can be said of a column, in short and in a sentence; None where something can."""
+    quality = contents.quality.get(column.prompt)
+    if quality is not None and quality.at_chance:
+        return (
+            "nothing can be said, as the full model is not shown to judge better than chance",
+            "Where there may be nothing to lose, neither a decrease nor its absence says which heads matter.",
+        )
+    if chosen.n_queries < LEAST_QUERIES:
+        n = words.count(chosen.n_queries, "query", "queries")
+        return (
+            f"{n} cannot tell what {chosen.condition} does",
+            f"At least {LEAST_QUERIES} queries are needed to tell a change from chance: {REMEDY}.",
+        )
+    return None
+
+
+def _beside(chosen: Outcome, matched: Outcome, measure: str) -> str:
+    """What the sets do that are matched to the chosen one."""
     theirs = -matched.difference.value
     sets = words.count(matched.n_draws, "random set")
     average = " on average" if matched.n_draws > 1 else ""
-    if theirs > 0:
-        text += f" By {sets} matched to it, {measure} falls by {_decrease(matched)}{average}"
+    if _nothing_changed(matched):
+        text = f" By {sets} matched to it, {measure} does not change either" if _nothing_changed(chosen) else (
+            f" By {sets} matched to it, {measure} does not change"
+        )  # fmt: skip
+    elif theirs > 0:
+        text = f" By {sets} matched to it, {measure} falls by {_decrease(matched)}{average}"
     else:
-        text += f" By {sets} matched to it, {measure} does not fall{average} (change {estimate(matched.difference, 2)})"
+        change = difference(matched.difference, 2)
+        text = f" By {sets} matched to it, {measure} does not fall{average} (change {change})"
+    if not chosen.difference.value < 0:  # there is no decrease to compare
+        return f"{text}."
     if chosen.ratio is not None and np.isfinite(chosen.ratio.value) and theirs > 0:
-        text += f": the set lowers it {estimate(chosen.ratio, 1)} times as much"
+        text += f": the set lowers it {difference(chosen.ratio, 1)} times as much"
         if np.isnan(chosen.ratio.low):
             text += " (no bounded interval: the random sets' decrease may be 0)"
     text += f"; {chosen.n_as_large or 0} of {words.count(matched.n_draws, 'draw')} lower it at least as much"
     text += f", and the intervals of the two decreases {'lie apart' if _apart(chosen, matched) else 'overlap'}."
-    text += _order(contents, column)
-    return Finding(f"{where}: {_title(chosen, matched, measure)}", text)
+    if matched.n_draws < LEAST_DRAWS:
+        share = words.percent(1 / (matched.n_draws + 1))
+        text += (
+            f" One more random set would lower it most of all by chance in {share} of cases: at least {LEAST_DRAWS} "
+            "draws are needed to say that the set does more than random ones (--draws, --rerank-draws)."
+        )
+    return text
 
 
 def _order(contents: AblationContents, column: Column) -> str:
@@ -189,13 +230,24 @@ def _order(contents: AblationContents, column: Column) -> str:
 
 
 def _title(chosen: Outcome, matched: Outcome | None, measure: str) -> str:
+    if _nothing_changed(chosen):
+        return f"{chosen.condition} changes nothing: {measure} stays {words.number(chosen.full)}"
     if not chosen.difference.high < 0:
         return f"{chosen.condition} is not shown to lower {measure}"
     if matched is None:
         return f"{chosen.condition} lowers {measure}"
+    if matched.n_draws < LEAST_DRAWS:
+        draws = words.count(matched.n_draws, "random draw")
+        verb = "is" if matched.n_draws == 1 else "are"
+        return f"{chosen.condition} lowers {measure}; {draws} {verb} too few to say whether more than matched sets"
     if _apart(chosen, matched):
         return f"{chosen.condition} lowers {measure} more than matched random sets"
     return f"{chosen.condition} lowers {measure}, not shown to be more than matched random sets"
+
+
+def _nothing_changed(outcome: Outcome) -> bool:
+    """True if the measure is that of the full model, whichever queries are drawn."""
+    return outcome.difference.value == 0 and outcome.difference.no_width
 
 
 def _apart(chosen: Outcome, matched: Outcome) -> bool:
@@ -209,12 +261,12 @@ def _change(outcome: Outcome) -> str:
         return "as high as"
     if outcome.difference.value < 0:
         return f"{_decrease(outcome)} below"
-    return f"{estimate(outcome.difference, 2)} above"
+    return f"{difference(outcome.difference, 2)} above"
 
 
 def _decrease(outcome: Outcome) -> str:
     change = outcome.difference
-    return estimate(Estimate(-change.value, -change.high, -change.low), 2)
+    return difference(Estimate(-change.value, -change.high, -change.low), 2)
 
 
 def members_by_region(contents: AblationContents, names: Sequence[str]) -> list[tuple[str, str]]:

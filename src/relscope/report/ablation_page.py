@@ -18,7 +18,7 @@ from relscope.report.ablation_contents import (
     members_by_region,
     outcome_table,
 )
-from relscope.report.findings import estimate
+from relscope.report.findings import difference, estimate
 from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
 from relscope.results import FULL_MODEL
 from relscope.version import __version__
@@ -152,7 +152,12 @@ def _chart(contents: AblationContents, column: Column) -> dict[str, Any]:
         drawn = _changes(outcome) if outcome.n_draws > 1 else []
         ticks = [round(100 * (value - span[0]) / (span[1] - span[0]), 2) for value in drawn]
         rows.append(
-            {"name": outcome.condition, "bar": bar, "ticks": ticks, "value": estimate(outcome.difference, 2)}
+            {
+                "name": outcome.condition,
+                "bar": bar,
+                "ticks": ticks,
+                "value": difference(outcome.difference, 2, footnote=True),
+            }
             | {"ratio": _ratio(outcome), "p": _p(outcome)}
         )
     ranking = column.task == "ranking"
@@ -160,6 +165,9 @@ def _chart(contents: AblationContents, column: Column) -> dict[str, Any]:
         "title": column.title,
         "rows": rows,
         "ranking": ranking,
+        "footnote": words.NO_WIDTH_NOTE
+        if any(words.NO_WIDTH in f"{row['value']}{row['ratio']}" for row in rows)
+        else "",
         "low": words.number(span[0]),
         "high": words.number(span[1]),
     }
@@ -174,7 +182,7 @@ def _ratio(outcome: Outcome) -> str:
         return ""
     if np.isnan(outcome.ratio.value):
         return "matched sets lower nothing"
-    return estimate(outcome.ratio, 1) + ("" if np.isfinite(outcome.ratio.low) else " (no interval)")
+    return difference(outcome.ratio, 1, footnote=True) + ("" if np.isfinite(outcome.ratio.low) else " (no interval)")
 
 
 def _p(outcome: Outcome) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from relscope.analysis import Areas, Circuit, Estimate, SetMetrics, curve_table, set_name
+from relscope.report import words
 from relscope.results import CircuitFolder
 
 METRIC_WORDS = {
@@ -128,4 +129,4 @@ def _areas(metrics: SetMetrics, sizes: Sequence[int], n_sites: int, metric: str)
 
 
 def _left_out(manifest: dict[str, Any]) -> list[str]:
-    return [f"L{layer}H{head}@{region}" for layer, head, region in manifest["left_out"]]
+    return [words.site_label(layer, head, region) for layer, head, region in manifest["left_out"]]

@@ -6,11 +6,11 @@ import math
 from itertools import groupby
 from typing import Any, Final
 
-from relscope.analysis import Estimate
+from relscope.analysis import LEAST_QUERIES, Estimate
 from relscope.report import assets, downloads, plots, words
 from relscope.report.circuit_contents import METRIC_WORDS, CircuitContents
-from relscope.report.findings import Finding, estimate
-from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
+from relscope.report.findings import Finding, difference, estimate
+from relscope.report.notices import EMBEDDED_MODEL, REMEDY, Notice, few_queries
 from relscope.version import __version__
 
 _SECTIONS: Final = (
@@ -42,7 +42,7 @@ def notices(contents: CircuitContents) -> list[Notice]:
     if threshold is not None and gap.f_kept.value < threshold:
         text = (
             f"It was searched until f reached {words.number(threshold)} on the queries of the selection; on those of "
-            f"the evaluation, which it has not seen, f is {estimate(gap.f_kept, 2)}."
+            f"the evaluation, which it has not seen, f is {difference(gap.f_kept, 2)}."
         )
         found.append(Notice("warn", "The circuit keeps less than what was searched for", text))
     if "other" not in contents.circuit.regions:
@@ -68,12 +68,12 @@ def findings(contents: CircuitContents) -> list[Finding]:
             f"{words.count(n, 'site')} of {of:,} keep f = {words.number(gap.f_kept.value)} of the difference of LD",
             f"Kept alone, they leave relevant and other documents {estimate(gap.kept, 2)} logits apart; the full model "
             f"{estimate(gap.full, 2)}, and with every site ablated {estimate(gap.empty, 2)}. f is "
-            f"{estimate(gap.f_kept, 2)}.",
+            f"{difference(gap.f_kept, 2)}.",
         ),
         Finding(
             f"Without them f = {words.number(gap.f_knocked_out.value)} is left",
             f"Knocked out of the full model, they leave {estimate(gap.knocked_out, 2)} logits; f is "
-            f"{estimate(gap.f_knocked_out, 2)}.",
+            f"{difference(gap.f_knocked_out, 2)}.",
         ),
     ]
     if gap.randoms:
@@ -83,7 +83,14 @@ def findings(contents: CircuitContents) -> list[Finding]:
                 f"{words.count(len(gap.randoms), 'set')} drawn at random, as many at each region, kept alone.",
             )
         )
-    if contents.losses:
+    if contents.losses and 1 < contents.metrics.n_queries < LEAST_QUERIES:
+        found.append(
+            Finding(
+                f"{contents.metrics.n_queries} queries cannot tell which members are needed",
+                f"At least {LEAST_QUERIES} queries are needed to tell a loss from chance: {REMEDY}.",
+            )
+        )
+    elif contents.losses:
         needed = [name for name, loss in contents.losses if loss.low > 0]
         found.append(
             Finding(
@@ -107,6 +114,7 @@ def findings(contents: CircuitContents) -> list[Finding]:
 def _values(contents: CircuitContents) -> dict[str, Any]:
     circuit, manifest = contents.circuit, contents.manifest
     file = downloads.embedded_table("curves.csv", contents.curves) if len(contents.curves) else None
+    enough = contents.metrics.n_queries >= LEAST_QUERIES
     shown = {"curves": bool(len(contents.curves)), "complete": bool(contents.losses or contents.incompleteness)}
     by_region = groupby(sorted(circuit, key=lambda m: (words.region_key(m.region), m)), key=lambda m: m.region)
     adapter = f" with {circuit.model['adapter']}" if circuit.model.get("adapter") else ""
@@ -134,9 +142,10 @@ def _values(contents: CircuitContents) -> dict[str, Any]:
         "from_share": f"{100 * contents.areas[0].from_share:.2g}\u00a0%" if contents.areas else "",
         "plots": (drawn := _plots(contents)),
         "regions": [(region, [words.head_name(m.layer, m.head) for m in members]) for region, members in by_region],
-        "losses": [(name, _cell(loss), loss.low > 0) for name, loss in contents.losses],
+        "losses": [(name, _cell(loss), enough and loss.low > 0) for name, loss in contents.losses],
         "n_members": len(circuit),
         "parts": [_cell(one) for one in contents.incompleteness],
+        "footnotes": _footnotes(contents),
         "embedded": file,
         "embedded_words": f"{words.count(file.n_rows, 'row')}, {words.size(file.n_bytes)}" if file else "",
         "n_queries": words.count(_n_queries(manifest), "query", "queries"),
@@ -193,7 +202,20 @@ def _plots(contents: CircuitContents) -> list[dict[str, Any]]:
     return drawn
 
 
+def _footnotes(contents: CircuitContents) -> dict[str, str]:
+    """Of each table what its marks mean, where it has any."""
+    tables = {
+        "circuit": [value for one in contents.measured for value in vars(one).values() if isinstance(value, Estimate)],
+        "areas": [area for one in contents.areas for area in (one.cpr, one.cmd)],
+        "losses": [loss for _, loss in contents.losses],
+        "parts": list(contents.incompleteness),
+    }
+    return {name: words.NO_WIDTH_NOTE if any(one.no_width for one in of) else "" for name, of in tables.items()}
+
+
 def _cell(value: Estimate) -> dict[str, str]:
     places = 2
+    if value.no_width:
+        return {"value": words.number(value.value, places) + words.NO_WIDTH, "interval": ""}
     interval = "" if math.isnan(value.low) else words.interval(value.low, value.high, places)
     return {"value": words.number(value.value, places), "interval": interval}

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from relscope.analysis import Estimate, JudgeQuality
+from relscope.analysis import Estimate, JudgeQuality, excluded_by_chance
 from relscope.report import words
 from relscope.report.comparison_contents import Comparison, SameSites, strongest_transfers
 from relscope.report.comparison_folder import TRANSFER_FOLDERS
 from relscope.report.contents import CONFIDENCE
-from relscope.report.findings import Finding, estimate, excludes_zero, layer_where_half, place
+from relscope.report.findings import Finding, by_chance, difference, estimate, excludes_zero, layer_where_half, place
 
 _LEVEL = 0.05
 
@@ -39,11 +39,11 @@ def findings(comparison: Comparison) -> list[Finding]:
 
 
 def site_name(site: Mapping[Any, Any]) -> str:
-    """`L12H3 at the last token`, `attn_out of layer 12 at the query`."""
-    where = place(str(site["region"]))
+    """`L12H3@last`, `attn_out of layer 12 at the query`."""
+    region = str(site["region"])
     if pd.notna(site["head"]):
-        return f"{words.head_name(int(site['layer']), int(site['head']))} {where}"
-    return f"{site['component']} of layer {int(site['layer'])} {where}"
+        return words.site_label(int(site["layer"]), int(site["head"]), region)
+    return f"{site['component']} of layer {int(site['layer'])} {place(region)}"
 
 
 def of(site: Mapping[Any, Any], name: str) -> Estimate:
@@ -94,11 +94,12 @@ def _changes(comparison: Comparison, kind: str) -> list[Finding]:
     column = "ie_difference" if shares else "difference"
     with_interval = everything[everything[f"{column}_low"].notna()]
     n_clear = int(((with_interval[f"{column}_low"] > 0) | (with_interval[f"{column}_high"] < 0)).sum())
-    by_chance = (1 - CONFIDENCE) * len(with_interval)
+    n_queries = int(everything["n_queries"].max())
+    expected = excluded_by_chance(n_queries, CONFIDENCE) * len(with_interval)
     best = everything.iloc[0].to_dict()
     name, change = site_name(best), of(best, column)
     what, noun = ("Heads", "head × region site") if kind == "heads" else ("Attention and MLP", "layer × region site")
-    if len(with_interval) and n_clear <= by_chance and not _stands_out(change, len(with_interval)):
+    if len(with_interval) and n_clear <= expected and not _stands_out(change, len(with_interval)):
         title = f"{what}: no more effects changed than would by chance"
     else:
         title = f"{what}: what changed most is {name}"
@@ -121,7 +122,7 @@ def _changes(comparison: Comparison, kind: str) -> list[Finding]:
         verb = "excludes" if n_clear == 1 else "exclude"
         text += (
             f" {words.count(n_clear, 'interval')} of {words.count(len(with_interval), noun)} {verb} 0 "
-            f"(about {by_chance:.0f} would if nothing had changed)."
+            f"({by_chance(len(with_interval), n_queries, CONFIDENCE)} would if nothing had changed)."
         )
     return [Finding(title, text)]
 
@@ -263,7 +264,7 @@ def _capital(name: str) -> str:
 
 
 def _signed(value: Estimate) -> str:
-    text = estimate(value)
+    text = difference(value)
     return f"+{text}" if value.value > 0 and not text.startswith("0.00 ") else text
 
 

@@ -15,6 +15,8 @@ from relscope.report import comparison_views as cv
 from relscope.report.comparison_contents import STRONGEST, Comparison, strongest_transfers
 from relscope.report.comparison_findings import findings
 from relscope.report.comparison_folder import MODELS, TRANSFER_FOLDERS, StoredComparison
+from relscope.report.contents import CONFIDENCE
+from relscope.report.findings import by_chance
 from relscope.report.maps import COLOURS
 from relscope.report.notices import EMBEDDED_MODEL, Notice, failed_checks, few_queries, n_queries
 
@@ -67,8 +69,13 @@ def _values(comparison: Comparison, figures: Sequence[Path]) -> dict[str, Any]:
         "notices": notices(comparison),
         "facts": _facts(stored),
         "findings": findings(comparison),
+        "of_thousand": by_chance(1000, comparison.n_queries, CONFIDENCE) if comparison.n_queries > 1 else "",
+        "n_queries": words.count(comparison.n_queries, "query", "queries"),
         "names": {"base": stored.base, "tuned": stored.tuned},
         "quality_rows": cv.quality_rows(comparison) if comparison.quality else [],
+        "quality_footnote": words.NO_WIDTH_NOTE
+        if any(e.no_width for e in comparison.quality_difference.values())
+        else "",
         "quality_sentences": [(name, comparison.quality[name].sentence) for name in comparison.quality],
         "exclusions": _exclusions(stored),
         "stage_words": words.REASONS,

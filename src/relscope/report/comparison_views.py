@@ -69,7 +69,10 @@ def quality_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "interval": words.interval(value.low, value.high),
                 "bar": views.bar(value, (0.0, 1.0), chance),
             }
-        row["difference"] = _shown(comparison.quality_difference[field], 2)
+        change = comparison.quality_difference[field]
+        row["difference"] = _shown(change, 2)
+        if change.no_width:
+            row["difference"] |= {"value": f"{row['difference']['value']}{words.NO_WIDTH}", "interval": ""}
         rows.append(row)
     return rows
 

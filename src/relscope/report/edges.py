@@ -17,7 +17,7 @@ from relscope.analysis import Similarity, important_sites, rank_similarity
 from relscope.report import views, words
 from relscope.report.findings import Finding, estimate, estimate_of, place, strongest
 from relscope.report.map_kinds import EDGES
-from relscope.report.maps import EffectMap, HeadList, Quantity, edge_maps, edge_names, limit_of
+from relscope.report.maps import EffectMap, HeadList, Quantity, edge_key, edge_maps, edge_names, limit_of
 from relscope.report.support import site_name
 
 TOP_EDGES = 10
@@ -96,9 +96,10 @@ def _similarities(rows: pd.DataFrame, query_of: Mapping[str, str], confidence: f
     of_edges = rows[rows["experiment"] == "edges"].astype(texts)
     all_heads = rows[rows["experiment"] == "heads"].astype(texts)
     found = []
-    for (direction, component, dest, src), here in of_edges.groupby(
-        ["direction", "component", "dest", "src"], sort=False
-    ):
+    edge = ["component", "dest", "src"]
+    names = of_edges[["direction", *edge]].drop_duplicates().astype(str).itertuples(index=False, name=None)
+    for direction, component, dest, src in sorted(names, key=lambda of: (of[0], *edge_key(*of[1:]))):
+        here = of_edges[(of_edges[edge] == [component, dest, src]).all(axis=1) & (of_edges["direction"] == direction)]
         heads = all_heads[(all_heads["region"] == dest) & (all_heads["direction"] == direction)]
         # one name for both, so that a head is the same site in either ranking
         as_heads = here.assign(experiment="heads", component="z", region=str(dest), dest=None, src=None)

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from relscope.report import words
-from relscope.results import EXACT_SAMPLE, SITE_COLUMNS, Manifest
+from relscope.results import DIRECT, EXACT_SAMPLE, NO_EFFECTS, PATHS, SITE_COLUMNS, Manifest
 
 EXPERIMENT_NAMES = {
     "judge": "verdicts",
@@ -40,12 +40,19 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one experiment is: rows stored, and rows planned (None: nothing is). A readout has no rows."""
+    """How far one experiment is: rows stored, and rows planned (None: nothing is). A readout has no rows.
+
+    Attributes:
+        n_pairs: pairs that have rows.
+        of_pairs: pairs that are to have them.
+    """
 
     experiment: str
     stored: int
     expected: int | None
     readout: bool = False
+    n_pairs: int = 0
+    of_pairs: int = 0
 
     @property
     def words(self) -> str:
@@ -56,6 +63,16 @@ class Progress:
             return f"{self.experiment}: {words.count(self.stored, 'row')}"
         share = words.percent(self.stored / self.expected)
         return f"{self.experiment}: {self.stored:,} of {words.count(self.expected, 'row')} ({share})"
+
+    @property
+    def so_far(self) -> str:
+        """What there is of it while the run goes on; empty where nothing or all is there, or that cannot be told."""
+        if self.readout or not self.stored or not self.expected or self.stored >= self.expected:
+            return ""
+        of_pairs = words.count(self.of_pairs, "pair")
+        if self.n_pairs == self.of_pairs:
+            return f"So far: {self.stored:,} of {words.count(self.expected, 'row')}, some of each of {of_pairs}."
+        return f"So far: {self.n_pairs:,} of {of_pairs} measured."
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,7 @@ def facts(
         (
             "Pairs",
             f"{manifest.n_pairs_loaded:,} loaded, {len(manifest.pairs):,} judged "
-            f"({words.count(queries, 'query', 'queries')}), {patched:,} patched",
+            f"({words.count(queries, 'query', 'queries')}), {patched:,} {_patched(manifest)}",
         ),
         ("Negative documents", _negatives(identity)),
         ("Documents cut at loading", f"{n_cut:,}" if n_cut else None),
@@ -188,8 +205,24 @@ def progress(manifest: Manifest, rows: pd.DataFrame, read: Collection[str]) -> l
             here = rows.loc[rows["experiment"] == name, list(SITE_COLUMNS)]
             sites = len(here.drop_duplicates())
         n_pairs = judged if name == "judge" else patched
-        steps.append(Progress(name, stored[name], sites * n_pairs or None))
+        there = int(rows.loc[rows["experiment"] == name, "pair_id"].nunique())
+        steps.append(Progress(name, stored[name], sites * n_pairs or None, n_pairs=there, of_pairs=n_pairs))
     return steps
+
+
+def pairs_patched(manifest: Manifest, rows: pd.DataFrame) -> str:
+    """How many pairs have been patched so far, and how many of them in every experiment that the study asks for."""
+    of_patches = rows[~rows["experiment"].isin(NO_EFFECTS)]
+    measured = {str(name): set(pairs) for name, pairs in of_patches.groupby("experiment", observed=True)["pair_id"]}
+    there = set().union(*measured.values())
+    measured.setdefault(PATHS, measured.get(DIRECT, set()))
+    asked = [name for name in asked_experiments(manifest) if name not in READOUTS]
+    everywhere = there.intersection(*(measured.get(name, set()) for name in asked))
+    planned = words.count(sum(not pair.filtered for pair in manifest.pairs), "pair")
+    text = f"So far {len(there):,} of {planned} have been patched"
+    if len(everywhere) < len(there):
+        text += f", {f'{len(everywhere):,}' if everywhere else 'none'} of them in every experiment"
+    return f"{text}."
 
 
 def exclusion_groups(manifest: Manifest, examples: int = 3) -> list[ExclusionGroup]:
@@ -207,8 +240,12 @@ def exclusion_words(manifest: Manifest) -> str:
     """How many were left out, and how many are patched, in one sentence."""
     n = len({exclusion.pair_id for exclusion in manifest.exclusions})
     patched = sum(not pair.filtered for pair in manifest.pairs)
-    kept = f"{patched:,} of {words.count(manifest.n_pairs_loaded, 'loaded pair')} are patched"
+    kept = f"{patched:,} of {words.count(manifest.n_pairs_loaded, 'loaded pair')} are {_patched(manifest)}"
     return f"{words.count(n, 'pair')} or queries left out; {kept}." if n else f"{kept[0].upper()}{kept[1:]}."
+
+
+def _patched(manifest: Manifest) -> str:
+    return "patched" if manifest.status == "complete" else "to be patched"
 
 
 def _planned_sites(manifest: Manifest, experiment: str) -> int | None:

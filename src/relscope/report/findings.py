@@ -2,7 +2,7 @@
 
 A finding names the strongest sites and gives their interval. It compares regions that do not overlap (`all`
 holds every other region, so it would always win), and it says how many intervals exclude 0 beside how many
-would by chance, because the strongest of many sites looks stronger than it is.
+would by chance on so few queries, because the strongest of many sites looks stronger than it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from relscope.analysis import Estimate, JudgeQuality
+from relscope.analysis import Estimate, JudgeQuality, excluded_by_chance
 from relscope.report import words
 from relscope.report.maps import EffectMap, Quantity
 
@@ -49,6 +49,7 @@ class Cell:
     effect: Estimate
     ie: Estimate
     n_pairs: int
+    n_queries: int
 
     def value(self, quantity: Quantity) -> Estimate:
         """The estimate that the colours show."""
@@ -66,6 +67,14 @@ def estimate(value: Estimate, decimals: int | None = None) -> str:
     if np.isnan(value.low):
         return text
     return f"{text} {words.interval(value.low, value.high, places)}"
+
+
+def difference(value: Estimate, decimals: int | None = None, *, footnote: bool = False) -> str:
+    """As `estimate`, but an interval without width is told as such, in words or by a mark for the footnote."""
+    if not value.no_width:
+        return estimate(value, decimals)
+    alone = estimate(Estimate(value.value, np.nan, np.nan), decimals)
+    return f"{alone}{words.NO_WIDTH}" if footnote else f"{alone} (no width: all resamples equal)"
 
 
 def estimate_of(row: Mapping[Any, Any], name: str) -> Estimate:
@@ -89,6 +98,11 @@ def excludes_zero(value: Estimate) -> bool:
     return value.low > 0 or value.high < 0
 
 
+def by_chance(n_intervals: int, n_queries: int, confidence: float) -> str:
+    """How many of these intervals would exclude 0 if there were nothing to find: `about 3`."""
+    return f"about {n_intervals * excluded_by_chance(n_queries, confidence):,.0f}"
+
+
 def ranked_cells(effect_map: EffectMap, quantity: Quantity, rows: Sequence[str] | None = None) -> list[Cell]:
     """The measured cells of `rows` (default: all), largest absolute value first, ties by row, then layer."""
     cells = []
@@ -105,6 +119,7 @@ def ranked_cells(effect_map: EffectMap, quantity: Quantity, rows: Sequence[str] 
                         Estimate(at["effect"], at["effect_low"], at["effect_high"]),
                         Estimate(at["ie"], at["ie_low"], at["ie_high"]),
                         int(at["n_pairs"]),
+                        int(at["n_queries"]),
                     )
                 )
     return sorted(cells, key=lambda cell: -abs(cell.value(quantity).value))
@@ -241,11 +256,11 @@ def _spread(region: str, cells: list[Cell], quantity: Quantity, confidence: floa
     with_interval = [cell for cell in cells if np.isfinite(cell.value(quantity).low)]
     if with_interval:
         n = sum(excludes_zero(cell.value(quantity)) for cell in with_interval)
-        by_chance = (1 - confidence) * len(with_interval)
+        expected = by_chance(len(with_interval), max(cell.n_queries for cell in with_interval), confidence)
         verb = "excludes" if n == 1 else "exclude"
         text += (
             f" {place(region).capitalize()} {words.count(n, 'interval')} of "
-            f"{words.count(len(with_interval), 'head')} {verb} 0 (about {by_chance:.0f} would if no head had an effect)"
+            f"{words.count(len(with_interval), 'head')} {verb} 0 ({expected} would if no head had an effect)"
         )
     total = sum(abs(cell.value(quantity).value) for cell in cells)
     if len(cells) > 2 * STRONGEST and total > 0:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from relscope.analysis import Estimate, joint_interactions
 from relscope.report import plots, views, words
-from relscope.report.findings import Finding, estimate, estimate_of, excludes_zero
+from relscope.report.findings import Finding, by_chance, estimate, estimate_of, excludes_zero
 from relscope.report.maps import EffectMap, limit_of
 
 _QUANTITIES = ("effect", "sum_of_singles", "interaction")
@@ -62,7 +62,7 @@ def read_joint(
             }
             growing = pd.DataFrame([by_members[m] for m in _prefixes(heads) if m in by_members])
             matrix = _matrix(heads, by_members, str(direction))
-            finding = _finding(heads, by_members, growing)
+            finding = _finding(heads, by_members, growing, confidence)
             found.append(JointSets(str(direction), heads, matrix, growing, here, finding))
     return tuple(found)
 
@@ -97,11 +97,6 @@ def joint_view(
     return shown, maps, lines
 
 
-def shown_name(head: str) -> str:
-    """`L12H3@last` as `L12H3 last`."""
-    return head.replace("@", " ")
-
-
 def _prefixes(heads: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(heads[:size]) for size in range(1, len(heads) + 1)]
 
@@ -119,7 +114,10 @@ def _matrix(heads: Sequence[str], by_members: Mapping[frozenset[str], Mapping[An
 
 
 def _finding(
-    heads: Sequence[str], by_members: Mapping[frozenset[str], Mapping[Any, Any]], growing: pd.DataFrame
+    heads: Sequence[str],
+    by_members: Mapping[frozenset[str], Mapping[Any, Any]],
+    growing: pd.DataFrame,
+    confidence: float,
 ) -> Finding:
     largest = growing.to_dict("records")[-1]
     n = int(largest["n_heads"])
@@ -127,24 +125,37 @@ def _finding(
     text = (
         f"The {words.count(n, 'head')} together have an effect of {estimate(effect)} logits; their "
         f"single effects sum to {estimate(singles)}: an interaction of {estimate(together)}, "
-        f"{_meaning(together, singles)}."
+        f"{_meaning(together, _singles(heads[:n], by_members))}."
     )
     pairs = [(members, row) for members, row in by_members.items() if len(members) == 2]
     if pairs:
         members, row = max(pairs, key=lambda pair: abs(pair[1]["interaction"]))
         clear = sum(excludes_zero(estimate_of(of_two, "interaction")) for _, of_two in pairs)
-        named = " and ".join(shown_name(head) for head in heads if head in members)
+        named = [head for head in heads if head in members]
+        of_pair, of_each = estimate_of(row, "interaction"), _singles(named, by_members)
+        n_queries = int(row["n_queries"])
+        would = f" ({by_chance(len(pairs), n_queries, confidence)} would if there were none)" if n_queries > 1 else ""
+        alone = " and ".join(words.number(value, words.decimals_for(of_each)) for value in of_each)
         text += (
-            f" Of {words.count(len(pairs), 'pair')} of heads the largest interaction is that of {named} "
-            f"({estimate(estimate_of(row, 'interaction'))}); the intervals of {clear:,} exclude 0."
+            f" Of {words.count(len(pairs), 'pair')} of heads the largest interaction is that of {' and '.join(named)}, "
+            f"{estimate(of_pair)}, {_meaning(of_pair, of_each)} (alone they have {alone}); the intervals of {clear:,} "
+            f"exclude 0{would}."
         )
     return Finding(f"Joint patches: {words.count(n, 'head')} together, {estimate(effect)} logits", text)
 
 
-def _meaning(together: Estimate, singles: Estimate) -> str:
-    if not excludes_zero(together):
+def _singles(heads: Sequence[str], by_members: Mapping[frozenset[str], Mapping[Any, Any]]) -> list[float]:
+    """What each head does alone, in logits."""
+    return [float(by_members[frozenset((head,))]["effect"]) for head in heads]
+
+
+def _meaning(interaction: Estimate, singles: Sequence[float]) -> str:
+    """Less or more than the sum; of effects that work against each other the sum says neither."""
+    if not excludes_zero(interaction):
         return "whose interval holds 0 or is missing, so that it may be none"
-    return "less than the sum" if together.value * singles.value < 0 else "more than the sum"
+    if min(singles) < 0 < max(singles):
+        return "which is neither less nor more, as the single effects have opposite signs"
+    return "less than the sum" if interaction.value * sum(singles) < 0 else "more than the sum"
 
 
 def _row(step: Mapping[Any, Any]) -> dict[str, Any]:

@@ -131,7 +131,12 @@ def of_heads(heads: pd.DataFrame, name: str, columns: Sequence[str]) -> list[Eff
 def edge_maps(effects: pd.DataFrame, columns: Sequence[str] = CELL_COLUMNS) -> list[EffectMap]:
     """One map for each direction, component and edge of the experiment `edges`: heads x layers, with these columns."""
     edges = effects[effects["experiment"] == "edges"]
-    return sorted(of_heads(edges.assign(edge=edge_names(edges)), "edge", columns), key=_edge_key)
+    return sorted(of_heads(edges.assign(edge=edge_names(edges)), "edge", columns), key=_edge_order)
+
+
+def edge_key(component: str, dest: str, src: str) -> tuple[Any, ...]:
+    """Sorts edges by component (scores, from which the pattern is made, first), destination and source."""
+    return words.component_key(component), words.region_key(dest), words.region_key(src)
 
 
 def edge_names(edges: pd.DataFrame) -> pd.Series[str]:
@@ -177,11 +182,10 @@ def _component_key(component: str) -> tuple[int, str]:
     return (FLOW_COMPONENTS.index(component) if known else len(FLOW_COMPONENTS), component)
 
 
-def _edge_key(effect_map: EffectMap) -> tuple[Any, ...]:
-    """By component, destination, source: regions in the order of the prompt's vocabulary."""
+def _edge_order(effect_map: EffectMap) -> tuple[Any, ...]:
     component, _, edge = effect_map.name.partition(" ")
     dest, _, src = edge.partition("<-")
-    return effect_map.direction, component, words.region_key(dest), words.region_key(src)
+    return effect_map.direction, *edge_key(component, dest, src)
 
 
 def _matrices(

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from relscope.analysis import LEAST_QUERIES, MOST_Q, excluded_by_chance, smallest_p_value
 from relscope.report import facts, words
-from relscope.report.contents import Contents
+from relscope.report.contents import CONFIDENCE, Contents
 from relscope.results import Manifest
 
 FEW_QUERIES = 10
+"""The fewest over which 95 % intervals exclude 0 by chance less than twice as often as they say (9.6 %)."""
+REMEDY = "measure more, by a larger --pairs or more data"
+"""What to do where queries are too few."""
 EMBEDDED_MODEL = (
     "It has 135 million parameters and comes with relscope so that everything can be tried without a model hub. What "
     "is shown here is how this small model judges short English passages; it is no evidence of how a large judge "
@@ -82,9 +86,20 @@ def few_queries(what_rests: str, n_queries: int) -> list[Notice]:
     """A warning where numbers rest on less than FEW_QUERIES queries; none where there are no numbers."""
     if not 1 <= n_queries < FEW_QUERIES:
         return []
-    text = (
-        "A single query allows no interval over queries: nothing here tells signal from noise."
-        if n_queries == 1
-        else "A bootstrap over so few queries gives intervals that are too narrow."
-    )
+    if n_queries == 1:
+        text = "A single query allows no interval over queries: nothing here tells signal from noise."
+    else:
+        share = words.percent(excluded_by_chance(n_queries, CONFIDENCE))
+        text = (
+            f"Intervals over so few queries are too narrow: {share} of them exclude 0 where there is nothing to find, "
+            f"and not {words.percent(1 - CONFIDENCE)}."
+        )
+    if n_queries < LEAST_QUERIES:
+        if n_queries > 1:
+            smallest = words.number(smallest_p_value(n_queries), 2)
+            text += f" No sign-flip p can be below {smallest}, so that nothing can be told from chance."
+        text += (
+            f" At least {LEAST_QUERIES} queries are needed for p ≤ {MOST_Q:g}, more where many sites are compared: "
+            f"{REMEDY}."
+        )
     return [Notice("warn", f"{what_rests} on {words.count(n_queries, 'query', 'queries')} only", text)]

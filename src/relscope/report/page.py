@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from relscope.report import assets, downloads, facts, verdicts, views, words
-from relscope.report.contents import Contents
+from relscope.report.contents import CONFIDENCE, Contents
+from relscope.report.findings import by_chance
 from relscope.report.map_kinds import FLOW, HEADS
-from relscope.report.maps import COLOURS, EffectMap
+from relscope.report.maps import COLOURS, MODULES, EffectMap
 from relscope.report.mechanism import SECTIONS as MECHANISM
 from relscope.report.mechanism import mechanism_values
 from relscope.report.notices import notices
@@ -52,12 +53,16 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
     histogram = verdicts.histogram(judged) if len(judged) else None
     directions, plots = _directions(contents)
     mechanism, drawn = mechanism_values(contents.mechanism, contents.scale.quantity)
+    shown_sections = {name: section is not None for name, section in mechanism.items()}
+    shown_sections |= {name: _asked_for(contents, name) for name in ("flow", "heads")}
     parts = downloads.parquet_files(run_dir, "rows")
     shown, cut = _shown_manifest(manifest)
     return {
         "title": f"What causes the relevance verdict of {facts.short_name(facts.model_name(manifest))}",
         "lead": _lead(contents),
-        "sections": [(name, title) for name, title in SECTIONS if mechanism.get(name, True) is not None],
+        "sections": [(name, title) for name, title in SECTIONS if shown_sections.get(name, True)],
+        "complete": contents.complete,
+        "so_far": _so_far(contents),
         "notices": notices(contents),
         "facts": facts.facts(
             manifest, contents.directions, experiments, contents.precision.sentence if contents.precision else None
@@ -78,10 +83,13 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "supports": _supports(contents),
         **mechanism,
         "who_chose": {name: facts.who_chose(manifest, name) for name in ("joint", "paths")},
+        "shows_flow": shown_sections["flow"],
+        "shows_heads": shown_sections["heads"],
         "has_flow": bool(contents.flow),
         "has_heads": bool(contents.heads),
         "flow_empty": _empty_words(contents, "flow"),
         "heads_empty": _empty_words(contents, "heads"),
+        **_by_chance(contents),
         "quantity_words": views.QUANTITY_WORDS[contents.scale.quantity],
         "shows_ie": contents.scale.quantity == "ie",
         "colour_words": _colour_words(contents),
@@ -192,11 +200,33 @@ def _lead(contents: Contents) -> str:
         if there
     ]
     asked = words.listing(shown) or "what"
+    exchanged, so_far = "were", ""
+    if not contents.complete:
+        exchanged, so_far = "are being", f" {facts.pairs_patched(manifest, contents.rows)}"
     return (
-        f"Activations of {facts.model_name(manifest)} were exchanged between prompts with a relevant and with "
+        f"Activations of {facts.model_name(manifest)} {exchanged} exchanged between prompts with a relevant and with "
         f"another document, on {words.count(patched, 'pair')} of {words.count(queries, 'query', 'queries')} from "
-        f"{facts.data_name(manifest)}, to measure {asked} cause its yes or no."
+        f"{facts.data_name(manifest)}, to measure {asked} cause its yes or no.{so_far}"
     )
+
+
+def _by_chance(contents: Contents) -> dict[str, str]:
+    """How many of a thousand intervals over this run's queries exclude 0 by chance; empty where there are none."""
+    n = contents.n_queries
+    expected = by_chance(1000, n, CONFIDENCE) if n > 1 else ""
+    return {"of_thousand": expected, "n_queries": words.count(n, "query", "queries")}
+
+
+def _so_far(contents: Contents) -> dict[str, str]:
+    """Of each experiment that is not whole yet, how much there is."""
+    steps = () if contents.complete else contents.progress
+    return dict.fromkeys(facts.EXPERIMENT_NAMES, "") | {step.experiment: step.so_far for step in steps}
+
+
+def _asked_for(contents: Contents, experiment: str) -> bool:
+    """True unless the study never asked for an experiment, which then has no section."""
+    asked = facts.asked_experiments(contents.manifest)
+    return not asked or experiment in asked or bool(getattr(contents, experiment))
 
 
 def _empty_words(contents: Contents, experiment: str) -> str:
@@ -229,6 +259,7 @@ def _regions_shown(samples: Sequence[PromptSample]) -> list[str]:
 
 
 def _files(contents: Contents, parts: list[downloads.Linked], run_dir: Path, figures: Sequence[Path]) -> dict[str, Any]:
+    drawn = list(dict.fromkeys(m.name for m in contents.flow))
     files = []
     if len(contents.effects):
         files.append((downloads.embedded_effects(contents.effects), "site"))
@@ -253,6 +284,8 @@ def _files(contents: Contents, parts: list[downloads.Linked], run_dir: Path, fig
         "more_parts": max(0, len(parts) - MOST_PARTS_LISTED),
         "readouts": downloads.parquet_files(run_dir, "readouts"),
         "figures": downloads.figure_links(list(figures), run_dir),
+        "flow_modules": [name for name in drawn if name in MODULES],
+        "flow_others": [name for name in drawn if name not in MODULES],
     }
 
 

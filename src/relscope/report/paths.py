@@ -15,7 +15,7 @@ import pandas as pd
 
 from relscope.analysis import Estimate, effect_splits, path_effects
 from relscope.report import views, words
-from relscope.report.findings import Finding, estimate, estimate_of, excludes_zero, place, strongest
+from relscope.report.findings import Finding, by_chance, estimate, estimate_of, excludes_zero, place, strongest
 from relscope.report.path_graph import LOGITS, Edge, path_graph
 from relscope.report.support import path_name, site_name
 from relscope.results import DIRECT
@@ -66,7 +66,7 @@ def read_paths(
         drawn = of_paths[(of_paths["variant"] == variant) & (of_paths["input"] == "z")]
         edges = _edges(drawn, _parts(of_paths, variant), direct)
         finding = _finding(of_modules, drawn, variant, confidence)
-        sizes = {f"{words.head_name(int(r['layer']), int(r['head']))}@{r['region']}": estimate(estimate_of(r, "effect"))
+        sizes = {words.site_label(int(r["layer"]), int(r["head"]), str(r["region"])): estimate(estimate_of(r, "effect"))
                  for r in heads.to_dict("records")}  # fmt: skip
         found.append(Paths(str(direction), of_modules, of_paths, variant, tuple(edges), sizes, finding))
     return tuple(found)
@@ -101,9 +101,9 @@ def _edges(
         by_inputs = _by_inputs(float(path["effect"]), parts[src, dest])
         edges.append(Edge(src, dest, *_shown(path, path_name(path), by_inputs)))
     for site in direct[direct["head"].notna()].to_dict("records"):
-        name = f"{words.head_name(int(site['layer']), int(site['head']))}@{site['region']}"
+        name = site_name(site)
         if name in ends:
-            edges.append(Edge(name, LOGITS, *_shown(site, f"{site_name(site)} → LD, directly", "")))
+            edges.append(Edge(name, LOGITS, *_shown(site, f"{name} → LD, directly", "")))
     edges.sort(key=lambda edge: -abs(edge.effect))
     least = LEAST_SHARE * abs(edges[0].effect)
     return [edge for edge in edges[:MOST_EDGES] if abs(edge.effect) > least]
@@ -200,10 +200,10 @@ def _told_of(found: Paths) -> dict[str, str]:
     for name in {name for edge in found.edges for name in (edge.src, edge.dest)} - told.keys():
         start, _, region = name.partition("@")
         if start == "embedding":
-            told[name] = f"the words {place(region)}, before any layer"
+            told[name] = f"{name}: the words {place(region)}, before any layer"
         else:
             total = f"; total effect of z there {found.sizes[name]} logits" if name in found.sizes else ""
-            told[name] = f"{start} {place(region)}{total}"
+            told[name] = f"{name}{total}"
     return told
 
 
@@ -235,10 +235,12 @@ def _finding(splits: pd.DataFrame, drawn: pd.DataFrame, variant: str, confidence
     if len(drawn):
         path = strongest(drawn, "effect", 1).to_dict("records")[0]
         sure = sum(excludes_zero(estimate_of(one, "effect")) for one in drawn.to_dict("records"))
+        n_queries = int(drawn["n_queries"].max())
+        would = f" ({by_chance(len(drawn), n_queries, confidence)} would if there were none)" if n_queries > 1 else ""
         sentences.append(
             f"Of {words.count(len(drawn), f'{variant} path')} into heads the strongest is {path_name(path)} "
-            f"({estimate(estimate_of(path, 'effect'))} logits); the intervals of {sure:,} exclude 0 (about "
-            f"{(1 - confidence) * len(drawn):.0f} would if there were none)."
+            f"({estimate(estimate_of(path, 'effect'))} logits); the intervals of {sure:,} exclude 0"
+            f"{would}."
         )
         title += f"{'; ' if sentences[1:] else ': '}strongest {path_name(path)}"
     return Finding(title, " ".join(sentences))

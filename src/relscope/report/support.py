@@ -15,7 +15,9 @@ import pandas as pd
 
 from relscope.analysis import (
     LEAST_IE,
+    LEAST_QUERIES,
     MOST_Q,
+    N_SPLITS,
     Stability,
     important_sites,
     significance_limits,
@@ -23,7 +25,7 @@ from relscope.analysis import (
 )
 from relscope.report import words
 from relscope.report.findings import Finding, estimate, estimate_of, place, strongest
-from relscope.results import DIRECT, PATHS, PathEnd
+from relscope.results import DIRECT, PATHS
 
 SUPPORTED: Final = ("flow", "heads", "edges", DIRECT, PATHS)
 """Experiments of single sites; the sets of `joint` share their heads, so that counting them would count heads twice."""
@@ -94,35 +96,35 @@ def stability_words(stability: Stability, confidence: float) -> str:
     """How well two halves of the queries agree."""
     if math.isnan(stability.pearson.value):
         return "Split-half stability: none can be given; it needs two queries, three sites, and sites that differ."
+    n, ways = stability.n_queries, stability.n_divisions
+    if n < LEAST_QUERIES:
+        halves = "into halves in one way only" if ways == 1 else f"into halves in {ways} ways only"
+        return (
+            f"Split-half stability: none is given below {LEAST_QUERIES} queries. {n} can be divided {halves}, which "
+            "says nothing about other queries."
+        )
+    among = f", of which there are {ways:,}" if ways < N_SPLITS else ""
     text = (
-        f"Split-half stability: the effects of two random halves of the {stability.n_queries:,} queries correlate with "
+        f"Split-half stability: the effects of two random halves of the {n:,} queries correlate with "
         f"Pearson's r = {estimate(stability.pearson, 2)} and Spearman's {estimate(stability.spearman, 2)} over "
-        f"{words.count(stability.n_sites, 'site')} (in brackets: {words.percent(confidence)} of the divisions)"
+        f"{words.count(stability.n_sites, 'site')} (in brackets: {words.percent(confidence)} of the divisions{among})"
     )
     whole = stability.pearson_of_whole
     return f"{text}; two whole runs would reach r = {words.number(whole)}." if math.isfinite(whole) else f"{text}."
 
 
 def site_name(site: Mapping[Any, Any]) -> str:
-    """`L12H3 at the last token`, `L12H3, scores, query<-document`, `mlp_out of layer 3 at the document`, or a path."""
+    """`L12H3@last`, `L12H3 (scores, query<-document)`, `mlp_out of layer 3 at the document`, or a path."""
     if site["experiment"] == PATHS:
         return f"{path_name(site)} ({site['component']})"
     if pd.notna(site["head"]):
-        name = words.head_name(int(site["layer"]), int(site["head"]))
         if site["dest"] is None:
-            return f"{name} {place(str(site['region']))}"
+            return words.site_label(int(site["layer"]), int(site["head"]), str(site["region"]))
+        name = words.head_name(int(site["layer"]), int(site["head"]))
         return f"{name} ({site['component']}, {site['dest']}<-{site['src']})"
     return f"{site['component']} of layer {int(site['layer'])} {place(str(site['region']))}"
 
 
 def path_name(path: Mapping[Any, Any]) -> str:
-    """`L8H11 query → L12H3 last`; a receiver's input stands behind its name."""
-    sender, receiver = (PathEnd.read(str(path[column])) for column in ("src", "dest"))
-    return f"{_end_name(sender)} → {_end_name(receiver)}"
-
-
-def _end_name(end: PathEnd) -> str:
-    if end.head is None:
-        return f"words {end.region}"
-    within = "" if end.component == "z" else f" {end.component}"
-    return f"{words.head_name(end.layer, end.head)}{within} {end.region}"
+    """`L8H11@query → L12H3@last`, the ends named as in the rows."""
+    return f"{path['src']} → {path['dest']}"

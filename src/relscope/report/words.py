@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from relscope.analysis import regions
+from relscope.analysis import Head, regions, site_name
 
 MISSING = "–"
 MINUS = "−"
+NO_WIDTH = "†"
+NO_WIDTH_NOTE = "† no width: all resamples are equal, which does not say that other queries would be."
 
 region_key = regions.region_key
 disjoint = regions.disjoint
@@ -31,6 +33,7 @@ DIRECTIONS = {
     "denoise": "denoise (one activation of the clean run is put into the corrupted run)",
     "noise": "noise (one activation of the corrupted run is put into the clean run)",
 }
+_PLACE_OF_COMPONENT = {name: place for place, name in enumerate(COMPONENTS)}
 ORDER_LETTERS = {"d": "document", "q": "query", "i": "instruction"}
 REASONS = {
     "data": "while reading the data",
@@ -92,6 +95,16 @@ def listing(items: Iterable[str]) -> str:
 def head_name(layer: int, head: int) -> str:
     """`L12H3`, the display name of a head."""
     return f"L{layer}H{head}"
+
+
+def site_label(layer: int, head: int, region: str) -> str:
+    """`L12H3@last`: a head at a region, as rows, configurations and command lines name it."""
+    return site_name(Head(layer, head, region))
+
+
+def component_key(component: str) -> tuple[int, str]:
+    """Sorts components as COMPONENTS lists them, others after them by name."""
+    return _PLACE_OF_COMPONENT.get(component, len(COMPONENTS)), component
 
 
 def parameters(n: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from relscope.analysis import Remainder, clean_minus_corrupted, readout_means, remainder
+from relscope.analysis import LEAST_QUERIES, Remainder, clean_minus_corrupted, readout_means, remainder
 from relscope.report import plots, views, words
 from relscope.report.findings import Finding, estimate, excludes_zero, mean_of, place, strongest
 from relscope.report.maps import EffectMap, limit_of
@@ -236,6 +236,10 @@ def _lens_finding(written: Written) -> Finding:
             break
         since = step
     end = f"after the last layer the difference is {estimate(mean_of(steps[-1]))} logits"
+    n_queries = int(steps[-1]["n_queries"])
+    if 1 < n_queries < LEAST_QUERIES:
+        title = f"Logit lens: {n_queries} queries are too few to say from where on the runs part"
+        return Finding(title, f"{place(region).capitalize()}, {end}.")
     if since is None:
         title = "Logit lens: the runs do not part for good"
         return Finding(title, f"{place(region).capitalize()}, {end}, and its interval holds 0 (or there is none).")
