@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report_browser import Opened, browser
+from browsing import Opened
 
 from relscope.report import build_similarity_report
 from synthetic import write_synthetic_run
-
-__all__ = ["browser"]
 
 
 @pytest.fixture(scope="module")
