@@ -18,9 +18,16 @@ from relscope.models import JudgeModel, scoring
 from relscope.prompts import Prompt
 
 
-def region_at(prompt: Prompt, position: int) -> str:
-    names = [name for name in ("last", "query", "document", "instruction", "other") if position in prompt.region(name)]
-    return names[0]
+def regions_of(prompt: Prompt) -> list[str]:
+    """The region of each position."""
+    at = {name: prompt.region(name) for name in ("last", "query", "document", "instruction", "other")}
+    return [next(name for name, region in at.items() if position in region) for position in range(len(prompt))]
+
+
+def cells_of(prompt: Prompt) -> list[tuple[str, int | None]]:
+    """The region of each position, and its place in `other`: of that all prompts have as many tokens."""
+    other = list(prompt.region("other"))
+    return [(name, other.index(i) if name == "other" else None) for i, name in enumerate(regions_of(prompt))]
 
 
 class Slow:
@@ -37,16 +44,14 @@ class Slow:
 
     def mean(self, component: str, layer: int, prompt: Prompt) -> Tensor:
         """The mean over all positions of the same region; in `other`, over those at the same place."""
-        seen = self.seen(component, layer)
-        rows = []
-        for position in range(len(prompt)):
-            region = region_at(prompt, position)
-            place = prompt.region("other").index(position) if region == "other" else None  # all prompts have as many
-            rows.append(torch.stack(
-                [run[p] for run, of in zip(seen, self.of, strict=True) for p in range(len(of))
-                 if region_at(of, p) == region and (place is None or of.region("other")[place] == p)]
-            ).mean(0))  # fmt: skip
-        return torch.stack(rows)
+        given = [
+            (value, cell)
+            for run, of in zip(self.seen(component, layer), self.of, strict=True)
+            for value, cell in zip(run, cells_of(of), strict=True)
+        ]
+        cells = cells_of(prompt)
+        means = {cell: torch.stack([value for value, there in given if there == cell]).mean(0) for cell in set(cells)}
+        return torch.stack([means[cell] for cell in cells])
 
     def zero(self, component: str, layer: int, prompt: Prompt) -> Tensor:
         return torch.zeros(len(prompt), self.seen(component, layer)[0].shape[1])
@@ -54,11 +59,11 @@ class Slow:
     def resample(self, component: str, layer: int, prompt: Prompt) -> Tensor:
         """Of the only other prompt, the position in the middle of which that of a position lies."""
         (run,), (of,) = self.seen(component, layer), self.of
+        regions, regions_there = regions_of(prompt), regions_of(of)
         rows = []
-        for position in range(len(prompt)):
-            region = region_at(prompt, position)
-            here = [p for p in range(len(prompt)) if region_at(prompt, p) == region]
-            there = [p for p in range(len(of)) if region_at(of, p) == region]
+        for position, region in enumerate(regions):
+            here = [p for p, name in enumerate(regions) if name == region]
+            there = [p for p, name in enumerate(regions_there) if name == region]
             rows.append(run[there[int((here.index(position) + 0.5) / len(here) * len(there))]])
         return torch.stack(rows)
 
