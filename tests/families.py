@@ -111,3 +111,12 @@ def as_judge(model: Any, tokenizer: Any = None) -> JudgeModel:
 def tiny_judge(family: str, tokenizer: Any, seed: int = 0) -> JudgeModel:
     """The judge of a family, with as many tokens as the tokenizer has."""
     return as_judge(tiny_model(family, len(tokenizer), seed), tokenizer)
+
+
+def granite(tokenizer: Any, **scaling: float) -> JudgeModel:
+    """The modules of a Llama in three layers, with scale factors between them that a Llama has not."""
+    config = hf.GraniteConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, **scaling,
+    )  # fmt: skip
+    return as_judge(from_config(config), tokenizer)

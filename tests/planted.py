@@ -41,8 +41,10 @@ for theta = 1e38 and 0 < i < 4, and heads leave the dimensions 0 and 4 alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -309,6 +311,18 @@ def aligned_pairs(tokenizer: Any) -> tuple[AlignedPair, ...]:
     pairs = [align(renderer, pair) for pair in PAIRS]
     assert all(isinstance(pair, AlignedPair) for pair in pairs), pairs
     return tuple(pairs)  # type: ignore[arg-type]
+
+
+def saved(planted: Planted, folder: Path) -> tuple[Path, Path]:
+    """The model and its pairs as a user would have them: a folder, and a file of questions."""
+    planted.judge.model.save_pretrained(folder / "model")
+    planted.judge.tokenizer.save_pretrained(folder / "model")
+    lines = [
+        {"query": p.query_text, "positive_document": p.positive_text, "hard_negative_document": [p.negative_text]}
+        for p in PAIRS
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "model", folder / "pairs.jsonl"
 
 
 def _vocabulary() -> dict[str, int]:

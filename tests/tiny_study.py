@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import pandas as pd
 import pytest
 
 from families import tiny_model
+from relscope.models import JudgeModel
+from relscope.prompts import PromptTemplate
 from relscope.results import KEY_COLUMNS, Run
 from relscope.study import StudyConfig
 
@@ -19,6 +23,7 @@ MODEL_SEED = 3
 N_RIGHT_OF_10 = 3
 # The tiny tokenizer cuts words into pieces; 24 tokens are some eight words.
 SHORT = {"max_document_tokens": 24}
+POINTWISE, PAIRWISE = PromptTemplate(**SHORT), PromptTemplate(format="pairwise", **SHORT)
 
 
 def save_tiny_model(folder: Path, tokenizer: Any, seed: int = MODEL_SEED) -> Path:
@@ -55,6 +60,23 @@ def assert_same_rows(rows: pd.DataFrame | Run, expected: pd.DataFrame | Run) -> 
     interrupted batches what is left.
     """
     pd.testing.assert_frame_equal(keyed(rows), keyed(expected), check_exact=False, rtol=0, atol=1e-5)
+
+
+@contextlib.contextmanager
+def interrupted_after(n_calls: int, of: Any = JudgeModel, name: str = "relevance") -> Iterator[None]:
+    """Within it, what `of` calls by this name answers `n_calls` times; from then on it raises KeyboardInterrupt."""
+    real, n_asked = getattr(of, name), 0
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal n_asked
+        n_asked += 1
+        if n_asked > n_calls:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(of, name, interrupted)
+        yield
 
 
 @dataclass

@@ -37,3 +37,10 @@ def short_prompt(tmp_path: Path) -> Path:
     path = tmp_path / "short.yaml"
     path.write_text("max_document_tokens: 24\n")
     return path
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are built without their figures, which take longer than a study of the tiny model."""
+    monkeypatch.setattr("relscope.report.build.draw_figures", lambda *_: [])
+    monkeypatch.setattr("relscope.report.comparison.draw_comparison", lambda *_: [])

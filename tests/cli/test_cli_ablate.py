@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import Command, run_python
 
-from relscope.models import JudgeModel
 from relscope.study import run_study
-from tiny_study import tiny_config
+from tiny_study import interrupted_after, tiny_config
 
 Words = list[object]
 
@@ -50,17 +48,7 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(
     relscope: Command, words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    relevance, n_calls = JudgeModel.relevance, 0
-
-    def interrupted(self: JudgeModel, prompts: Any, answer_ids: tuple[int, int]) -> Any:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls > 3:
-            raise KeyboardInterrupt
-        return relevance(self, prompts, answer_ids)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(JudgeModel, "relevance", interrupted)
+    with interrupted_after(3):
         outcome = relscope(*words, "--no-rerank")
     assert outcome.status == 130
     assert "relscope: interrupted; what is done is kept in runs/ablation-mine. To go on: relscope ablate" in outcome.err

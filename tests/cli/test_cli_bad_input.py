@@ -189,6 +189,7 @@ def test_a_report_of_what_is_no_run_is_refused(relscope: Command, here: Path, fo
     assert_refused_in_one_line(relscope("report", folder), f"{folder}: not a run folder (no manifest.json)")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_report_of_a_damaged_run_names_the_part(
     relscope: Command, here: Path, tiny_model_folder: Path, short_prompt: Path
 ) -> None:

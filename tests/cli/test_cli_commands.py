@@ -188,6 +188,7 @@ def test_run_says_nothing_twice(relscope: Command, tiny_model_folder: Path, shor
     assert "\r" not in outcome.out + outcome.err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_options_win_over_the_study_file(
     relscope: Command, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +214,7 @@ def test_options_win_over_the_study_file(
     )
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_experiments_are_chosen_by_name_and_regions_go_to_those_that_have_them(
     relscope: Command, tiny_model_folder: Path, short_prompt: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +253,7 @@ def test_paths_are_planned_measured_and_reported(
     assert relscope("run", *words[1:], "-e", "paths", "-o", tmp_path / "other").status == 2
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_without_out_the_folder_is_named_after_model_data_and_prompt(
     relscope: Command, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_it_prints_both_qualities_the_strongest_carriers_and_the_reports_path(
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_options_become_the_configuration_of_the_base(
     relscope: Command, compared: Compared, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_the_options_become_the_configuration_of_the_base(
     assert (config.revision, config.trust_remote_code) == ("main", True)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_an_adapter_takes_the_place_of_the_tuned_model(
     relscope: Command, compared: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +104,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_read(
     assert compared.calls == []
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_models_that_separate_alike_are_shown_without_shares(
     relscope: Command, compared: Compared, tmp_path: Path
 ) -> None:

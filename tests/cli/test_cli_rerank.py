@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import ir_measures
 import pytest
@@ -13,6 +12,7 @@ from command_line import Command, run_python
 
 from relscope.data import load_collection, read_run
 from relscope.models import JudgeModel
+from tiny_study import interrupted_after
 
 Words = list[object]
 
@@ -80,18 +80,8 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(
     relscope: Command, words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    relevance, n_calls = JudgeModel.relevance, 0
-
-    def interrupted(self: JudgeModel, prompts: Any, answer_ids: tuple[int, int]) -> Any:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls > 1:
-            raise KeyboardInterrupt
-        return relevance(self, prompts, answer_ids)
-
     many = [*words, "--depth", "20"]  # two queries of the four have the 16 prompts that make a part of their own
-    with monkeypatch.context() as patched:
-        patched.setattr(JudgeModel, "relevance", interrupted)
+    with interrupted_after(1):
         outcome = relscope(*many)
     assert outcome.status == 130
     assert "relscope: interrupted; what is done is kept in runs/" in outcome.err

@@ -16,41 +16,19 @@ Prompts are [Y, Q] (clean) and [N, Q] (corrupted), in the order (Y, N, Q) of coo
 from __future__ import annotations
 
 import pytest
-import torch
-import transformers
 
-from families import as_judge
+from paper_model import N, Q, Y, paper_model, prompt
 from relscope.interventions import Site, direct_contributions, head_vocabulary, logit_lens, patch_pair
 from relscope.models import JudgeModel, check_contract
-from relscope.prompts import AlignedPair, Prompt, Span
+from relscope.prompts import AlignedPair
 
-Y, N, Q = 0, 1, 3
 # The numbers below are rounded to four digits.
 TOLERANCE = 1e-4
 
 
-def prompt(*ids: int) -> Prompt:
-    """A prompt of a document of one token and a last token."""
-    document = Span(0, 1)
-    return Prompt(ids, "YQ", ((0, 1), (1, 2)), parts={"document": document}, characters={"document": document})
-
-
 @pytest.fixture(scope="module")
 def judge() -> JudgeModel:
-    config = transformers.LlamaConfig(
-        vocab_size=4, hidden_size=4, intermediate_size=4, num_hidden_layers=2, num_attention_heads=1,
-        rms_norm_eps=1e-12, tie_word_embeddings=True, pad_token_id=None, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.fill_(0.5)
-            elif "embed" in name or "v_proj" in name or "o_proj" in name:
-                parameter.copy_(torch.eye(4))
-            else:
-                parameter.zero_()
-    return as_judge(model)
+    return paper_model()
 
 
 @pytest.fixture(scope="module")

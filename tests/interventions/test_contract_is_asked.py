@@ -6,22 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from example_pairs import aligned
-from families import MODULE_COMPONENTS, as_judge, from_config, tiny_judge
+from families import MODULE_COMPONENTS, as_judge, granite, tiny_judge
 from relscope.errors import InputError
 from relscope.interventions import all_sites, patch_pair, wavefront
 from relscope.models import JudgeModel
-
-
-def granite(tokenizer: Any, **scaling: float) -> JudgeModel:
-    """The modules of a Llama, with scale factors between them that a Llama has not."""
-    config = transformers.GraniteConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, **scaling,
-    )  # fmt: skip
-    return as_judge(from_config(config), tokenizer)
 
 
 def test_a_scaled_residual_is_patched_the_plain_way_with_a_warning(tiny_tokenizer: Any) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_contract_is_asked import granite
 from torch import nn
 
 from example_pairs import aligned
-from families import N_HEADS, N_KV_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
+from families import N_HEADS, N_KV_HEADS, N_LAYERS, as_judge, from_config, granite, tiny_judge
 from relscope.errors import InputError
 from relscope.interventions import (
     RECEIVERS,
@@ -34,11 +33,6 @@ from relscope.prompts import AlignedPair
 TOLERANCE = 1e-5
 MODULES = ("attn_out", "mlp_out", "z")
 REGIONS = ("document", "query", "last", "all")
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_tokenizer: Any) -> JudgeModel:
-    return tiny_judge("llama", tiny_tokenizer)
 
 
 @pytest.fixture(scope="module")

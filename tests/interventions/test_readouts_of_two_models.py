@@ -30,11 +30,6 @@ def other(family: str, tiny_tokenizer: Any) -> JudgeModel:
     return tiny_judge(family, tiny_tokenizer, seed=1)
 
 
-@pytest.fixture(scope="module")
-def llama(tiny_tokenizer: Any) -> JudgeModel:
-    return tiny_judge("llama", tiny_tokenizer)
-
-
 def test_distances_of_heads_are_those_summed_from_hooked_activations(
     family: str, judge: JudgeModel, other: JudgeModel, tiny_tokenizer: Any
 ) -> None:

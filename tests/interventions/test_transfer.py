@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from test_by_hand import Q, Y, prompt
-from test_contract_is_asked import granite
 from torch.utils.flop_counter import FlopCounterMode
 
 from example_pairs import aligned
-from families import MODULE_COMPONENTS, N_HEADS, N_LAYERS, as_judge, draw_weights, from_config, tiny_judge, tiny_model
+from families import (
+    MODULE_COMPONENTS,
+    N_HEADS,
+    N_LAYERS,
+    as_judge,
+    draw_weights,
+    from_config,
+    granite,
+    tiny_judge,
+    tiny_model,
+)
+from paper_model import Q, Y, paper_model, prompt
 from reference import Reference
 from relscope.errors import InputError
 from relscope.interventions import (
@@ -24,7 +33,6 @@ from relscope.interventions import (
     transfer_cost,
     transfer_pair,
 )
-from relscope.models import JudgeModel
 from relscope.prompts import AlignedPair
 
 # As for patches within a model: LD of order 1, summed in another order than the reference's; rounding is at most 2e-6.
@@ -225,25 +233,3 @@ def test_the_model_on_paper_with_twice_the_attention(tiny_tokenizer: Any) -> Non
         0.5060,
     ]
     assert found.ld_patched.tolist() == pytest.approx(wanted, abs=1e-4)
-
-
-@torch.no_grad()
-def paper_model(output: float) -> JudgeModel:
-    """The model of `test_by_hand`, its attention's output scaled."""
-    import transformers
-
-    config = transformers.LlamaConfig(
-        vocab_size=4, hidden_size=4, intermediate_size=4, num_hidden_layers=2, num_attention_heads=1,
-        rms_norm_eps=1e-12, tie_word_embeddings=True, pad_token_id=None, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    for name, parameter in model.named_parameters():
-        if "norm" in name:
-            parameter.fill_(0.5)
-        elif "embed" in name or "v_proj" in name:
-            parameter.copy_(torch.eye(4))
-        elif "o_proj" in name:
-            parameter.copy_(output * torch.eye(4))
-        else:
-            parameter.zero_()
-    return as_judge(model)

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from example_pairs import aligned
-from families import N_HEADS, N_LAYERS, as_judge, from_config, tiny_judge
+from families import N_HEADS, N_LAYERS, granite, tiny_judge
 from reference_readouts import ReadoutReference
 from relscope.errors import InputError
 from relscope.interventions import direct_contributions, head_vocabulary, logit_lens, top_tokens, vocabulary
@@ -194,18 +193,11 @@ def test_regions_without_positions_and_unknown_ones_are_refused(tiny_tokenizer: 
 
 
 def test_the_lens_needs_no_sum_of_parts_but_the_models_logits(tiny_tokenizer: Any) -> None:
-    def granite(**scaling: float) -> JudgeModel:
-        config = transformers.GraniteConfig(
-            vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3,
-            num_attention_heads=4, num_key_value_heads=2, **scaling,
-        )  # fmt: skip
-        return as_judge(from_config(config))
-
     pair = aligned(tiny_tokenizer)
-    judge = granite(residual_multiplier=0.3)
+    judge = granite(tiny_tokenizer, residual_multiplier=0.3)
     lens = logit_lens(judge, judge.record(pair.clean.ids), pair.clean, ["last"], pair.answer_ids)
     wanted = judge.logit_diff([pair.clean.ids], [pair.answer_ids])
     torch.testing.assert_close(lens.logit_diff[0, -1:], wanted, atol=TOLERANCE, rtol=0)
-    scaled = granite(logits_scaling=8.0)
+    scaled = granite(tiny_tokenizer, logits_scaling=8.0)
     with pytest.raises(InputError, match="'answer logits'"):
         logit_lens(scaled, scaled.record(pair.clean.ids), pair.clean, ["last"], pair.answer_ids)

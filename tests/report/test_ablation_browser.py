@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report_browser import Opened, browser
+from browsing import Opened
 
 from relscope.report import build_ablation_report
 from synthetic_ablation import write_synthetic_ablation
-
-__all__ = ["browser"]
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pages import Page, section
 
-from conftest import Page, section
 from relscope.errors import InputError
 from relscope.report import AblationSummary, build_ablation_report, words
 from relscope.report.ablation_contents import AblationContents, findings, read_ablation

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_report_browser import Opened, browser
+from browsing import Opened
 
 from relscope.analysis import Circuit, Head
 from relscope.errors import InputError
 from relscope.report import build_circuit_report
 from relscope.results import RunError, create_or_resume_circuit
-
-__all__ = ["browser"]
 
 SIZES, N_PAIRS = [1, 2, 4], 12
 MEMBERS = (Head(1, 0, "last"), Head(0, 1, "last"))

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report_browser import Opened, browser
+from browsing import Opened
 
 from relscope.report import words
 from relscope.report.comparison_contents import Comparison, compare
 from relscope.report.comparison_folder import read_comparison
 from relscope.report.comparison_page import render
 from synthetic_comparison import new_head, write_comparison
-
-__all__ = ["browser"]
 
 N_LAYERS, N_HEADS = 4, 3
 LAYER, HEAD = new_head(N_LAYERS)

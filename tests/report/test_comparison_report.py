@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pages import Page, exclusion_rows, require_exclusions_of_the_example, section
 
-from conftest import Page, exclusion_rows, require_exclusions_of_the_example, section
 from relscope.analysis import effect_differences, quality_differences, rank_similarity, transfer_effects
 from relscope.errors import InputError
 from relscope.report import build_comparison_report, build_report, is_comparison, summarize_comparison, words

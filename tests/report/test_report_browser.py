@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,101 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import Opened
+from pages import changed_run, page_only
 
-from conftest import changed_run, page_only
 from relscope.analysis import site_effects
 from relscope.report import words
 from relscope.report.contents import read_contents
 from relscope.results import open_run
 from synthetic import write_synthetic_run
-from synthetic_mechanism import write_mechanism_run
-
-REQUIRED = bool(os.environ.get("RELSCOPE_REQUIRE_CHROMIUM"))
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio"]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None and not REQUIRED:
-        pytest.skip("no Chromium on this machine: install Debian's chromium")
-    assert path is not None, "RELSCOPE_REQUIRE_CHROMIUM is set, but there is no Chromium"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def mechanism_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return page_only(write_mechanism_run(tmp_path_factory.mktemp("mechanism")))
-
-
-class Opened:
-    """A report in a tab, with everything that went wrong in it."""
-
-    def __init__(self, browser: Any, report: Path, width: int = 1280, scheme: str = "light") -> None:
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True, accept_downloads=True
-        )
-        self.tab = self.context.new_page()
-        self.problems: list[str] = []
-        self.tab.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
-        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.tab.on("dialog", lambda dialog: (self.problems.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        self.tab.on("request", self._requested)
-        self.requests: list[str] = []
-        self.tab.goto(report.as_uri())
-        # Drawing takes a second; a machine that is busy with other tests may need far longer.
-        self.tab.wait_for_selector("html[data-plots=drawn]", timeout=120_000)
-
-    def _requested(self, request: Any) -> None:
-        self.requests.append(request.url)
-
-    def beyond_the_edge(self) -> list[str]:
-        """The parts of the page that reach out of the window and do not scroll on their own."""
-        found: list[str] = self.tab.evaluate(
-            """() => [...document.querySelectorAll("main *, header *")].filter((node) =>
-                !node.closest(".scroll, .visually-hidden, svg, thead")
-                && node.getBoundingClientRect().right > innerWidth + 0.5
-            ).map((node) => node.outerHTML.slice(0, 80))"""
-        )
-        return found
-
-    def assert_within(self, width: int) -> None:
-        """With every part unfolded, nothing reaches out of a window of this width, and nothing goes wrong."""
-        self.tab.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
-        assert self.tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert self.beyond_the_edge() == []
-        assert self.problems == []
-
-    def __enter__(self) -> Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-
-    def point_at(self, identifier: str, column: int, row: int) -> str:
-        """Move the pointer onto a square of a map; returns the text of the label that appears."""
-        square = self.tab.evaluate(
-            """([id, column, row]) => {
-                const plot = document.getElementById(id), full = plot._fullLayout;
-                plot.scrollIntoView({block: "center", behavior: "instant"});
-                const box = plot.getBoundingClientRect();
-                return [
-                    box.left + full.xaxis._offset + full.xaxis.l2p(column),
-                    box.top + full.yaxis._offset + full.yaxis.l2p(row),
-                ];
-            }""",
-            [identifier, column, row],
-        )
-        self.tab.mouse.move(square[0] - 1, square[1] - 1)
-        self.tab.mouse.move(*square)
-        label = self.tab.locator(f"#{identifier} .hoverlayer .hovertext")
-        label.wait_for(timeout=30_000)
-        return str(label.text_content())
+def mechanism_report(mechanism_run: Path) -> Path:
+    return page_only(mechanism_run)
 
 
 @pytest.fixture(scope="module")

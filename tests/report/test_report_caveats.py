@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pages import Page, changed_run, page_only, section
 
-from conftest import Page, changed_run, page_only, section
 from relscope.analysis import Estimate, Stability
 from relscope.report import build_report
 from relscope.report.contents import read_contents

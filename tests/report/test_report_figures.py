@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pages import Page, changed_run
 
-from conftest import Page, changed_run
 from relscope.report import build_report
 from relscope.report.figures import ticks as round_ticks
 

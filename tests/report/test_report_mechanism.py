@@ -11,27 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pages import Page, changed_run, page_only, section
 
-from conftest import Page, changed_run, page_only, section
 from relscope.analysis import Remainder, site_effects
 from relscope.report import build_report, words
 from relscope.report.contents import Contents, read_contents
 from relscope.report.support import important_words, supports
 from relscope.report.written import remainder_words, shown_token
 from relscope.results import CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY, open_run, read_readout, write_readout
-from synthetic_mechanism import ATTACK, HEADS, INTERACTIONS, JOINT_HEADS, LAYERS, SINGLES, write_mechanism_run
+from synthetic_mechanism import ATTACK, HEADS, INTERACTIONS, JOINT_HEADS, LAYERS, SINGLES
 
 SECTIONS = ("written", "edges", "scores", "joint", "paths")
-
-
-@pytest.fixture(scope="module")
-def mechanism_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_mechanism_run(tmp_path_factory.mktemp("mechanism"))
-
-
-@pytest.fixture(scope="module")
-def contents(mechanism_run: Path) -> Contents:
-    return read_contents(open_run(mechanism_run))
 
 
 @pytest.fixture(scope="module")

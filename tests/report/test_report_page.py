@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pages import Page, changed_run, exclusion_rows, page_only, require_exclusions_of_the_example, section
 
-from conftest import Page, changed_run, exclusion_rows, page_only, require_exclusions_of_the_example, section
 from relscope.analysis import judge_quality, site_effects, top_heads
 from relscope.errors import InputError
 from relscope.report import build_report, words

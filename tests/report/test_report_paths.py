@@ -11,24 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pages import Page, changed_run, page_only, section
 
-from conftest import Page, changed_run, page_only, section
 from relscope.report import words
-from relscope.report.contents import Contents, read_contents
+from relscope.report.contents import Contents
 from relscope.report.path_graph import LOGITS, Edge, path_graph
 from relscope.report.paths import Paths
 from relscope.results import open_run
-from synthetic_mechanism import DIRECT_SHARE, HEADS, LAYERS, PATHS, write_mechanism_run
-
-
-@pytest.fixture(scope="module")
-def mechanism_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_mechanism_run(tmp_path_factory.mktemp("mechanism"))
-
-
-@pytest.fixture(scope="module")
-def contents(mechanism_run: Path) -> Contents:
-    return read_contents(open_run(mechanism_run))
+from synthetic_mechanism import DIRECT_SHARE, HEADS, LAYERS, PATHS
 
 
 @pytest.fixture(scope="module")

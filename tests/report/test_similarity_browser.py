@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report_browser import Opened, browser
+from browsing import Opened
+from pages import changed_run, with_edges
 
-from conftest import changed_run, with_edges
 from relscope.report import build_similarity_report
 from synthetic import write_synthetic_run
-
-__all__ = ["browser"]
 
 
 @pytest.fixture(scope="module")

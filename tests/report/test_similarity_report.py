@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pages import Page, changed_run, section, with_edges
 
-from conftest import Page, changed_run, section, with_edges
 from relscope.analysis import MEASURES, Estimate, MechanismSimilarity, mechanism_similarity
 from relscope.errors import InputError
 from relscope.report import SimilaritySummary, build_similarity_report, views, words

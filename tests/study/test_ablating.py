@@ -17,7 +17,7 @@ from relscope.models import JudgeModel
 from relscope.prompts import PromptRenderer, PromptTemplate, align
 from relscope.results import AblationFolder, read_ablation_header, read_ablation_rows
 from relscope.study import AblationOptions, Machine, ablate_run, run_study
-from tiny_study import N_HEADS, SHORT, Told, tiny_config, tiny_model_folder
+from tiny_study import N_HEADS, SHORT, Told, interrupted_after, tiny_config, tiny_model_folder
 
 __all__ = ["tiny_model_folder"]
 
@@ -110,23 +110,10 @@ def test_rows_are_the_lds_of_a_model_whose_heads_were_set_to_zero_by_hand(
             assert stored == pytest.approx(expected, abs=1e-4)  # float32 in another order
 
 
-def test_a_killed_ablation_goes_on_and_comes_to_the_same_rows(
-    run: Path, ablated_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, n_written = AblationFolder.write, 0
-
-    def killed(self: AblationFolder, task: Any, step: int, columns: Any) -> Path:
-        nonlocal n_written
-        n_written += 1
-        if n_written == 6:
-            raise KeyboardInterrupt
-        return write(self, task, step, columns)
-
+def test_a_killed_ablation_goes_on_and_comes_to_the_same_rows(run: Path, ablated_run: Path, tmp_path: Path) -> None:
     options = AblationOptions(**FEW | {"rerank": True, "depth": 3, "rerank_draws": 1})
-    with monkeypatch.context() as patched:
-        patched.setattr(AblationFolder, "write", killed)
-        with pytest.raises(KeyboardInterrupt):
-            ablate_run(run, options, tmp_path / "out", CPU)
+    with interrupted_after(5, AblationFolder, "write"), pytest.raises(KeyboardInterrupt):
+        ablate_run(run, options, tmp_path / "out", CPU)
     assert len(steps(read_ablation_rows(tmp_path / "out", "judging"))) == 5
     assert read_ablation_header(tmp_path / "out").status == "running"
     told = Told()

@@ -8,15 +8,21 @@ from pathlib import Path
 import pytest
 
 from relscope.models import EMBEDDED_ADAPTERS
-from relscope.study import StudyConfig, judge_pairs
+from relscope.study import Judgement, StudyConfig, judge_pairs
 
 FOLDER = EMBEDDED_ADAPTERS["smoljudge"].folder
 
 
-@pytest.mark.embedded
-def test_it_tells_relevant_passages_of_the_demo_from_hard_negatives(smollm2_folder: Path) -> None:
+@pytest.fixture(scope="module")
+def judged(smollm2_folder: Path) -> Judgement:
+    """The bundled judge's verdicts on pairs of 16 queries of the demo."""
     assert smollm2_folder.is_dir()
-    quality = judge_pairs(StudyConfig(pairs=16, device="cpu")).quality
+    return judge_pairs(StudyConfig(pairs=16, device="cpu"))
+
+
+@pytest.mark.embedded
+def test_it_tells_relevant_passages_of_the_demo_from_hard_negatives(judged: Judgement) -> None:
+    quality = judged.quality
     # Its card has 0.98, 1.00 and 0.92 on all 64 queries; 16 of them spread by some 0.05. Untuned, it is at chance.
     assert quality.roc_auc.value > 0.88
     assert quality.paired_accuracy.value > 0.9
@@ -35,9 +41,8 @@ def test_it_tells_relevant_passages_of_ms_marco_from_hard_negatives(smollm2_fold
 
 
 @pytest.mark.embedded
-def test_it_says_yes_or_no_and_hardly_anything_else(smollm2_folder: Path) -> None:
-    assert smollm2_folder.is_dir()
-    lints = {lint.name: lint for lint in judge_pairs(StudyConfig(pairs=4, device="cpu")).lints}
+def test_it_says_yes_or_no_and_hardly_anything_else(judged: Judgement) -> None:
+    lints = {lint.name: lint for lint in judged.lints}
     assert all(lint.ok for lint in lints.values()), lints
 
 

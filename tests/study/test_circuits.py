@@ -18,7 +18,7 @@ from relscope.models import JudgeModel
 from relscope.results import open_circuit
 from relscope.study import CircuitOptions, StudyConfig, evaluate_circuit, find_circuit, run_study, transfer_config
 from relscope.study.circuit_search import prune, smallest_size
-from tiny_study import Told
+from tiny_study import Told, interrupted_after
 
 SITES = tuple(Head(layer, 0, "last") for layer in range(20))
 REGIONS = ("query", "document", "instruction", "last")
@@ -149,19 +149,8 @@ def test_given_again_nothing_is_judged_and_an_interrupted_search_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(JudgeModel, "relevance", None)
         assert find_circuit(run, folder, OPTIONS, device="cpu") == circuit
-    relevance, n_calls = JudgeModel.relevance, 0
-
-    def interrupted(self: JudgeModel, prompts: Any, answer_ids: tuple[int, int]) -> Any:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls > 9:
-            raise KeyboardInterrupt
-        return relevance(self, prompts, answer_ids)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(JudgeModel, "relevance", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            find_circuit(run, tmp_path / "out", OPTIONS, device="cpu")
+    with interrupted_after(9), pytest.raises(KeyboardInterrupt):
+        find_circuit(run, tmp_path / "out", OPTIONS, device="cpu")
     n_stored = len(open_circuit(tmp_path / "out").rows().groupby(["step", "set"]))
     assert n_stored >= 9
     assert find_circuit(run, tmp_path / "out", OPTIONS, device="cpu") == circuit

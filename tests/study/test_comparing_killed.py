@@ -5,29 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from comparisons import assert_same_comparison
-from test_study_killed import PATIENCE, exit_status, server
+from killing import Server, exit_status, start, wait_for
 
 from relscope.study import StudyConfig, compare_models
 from tiny_study import MODEL_SEED, SHORT, save_tiny_model
 
-__all__ = ["server"]
-
 N_KILLS = 5
-
-
-def start(server: subprocess.Popen[str], request: dict[str, Any]) -> int:
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return int(server.stdout.readline())
 
 
 def n_files(folder: Path) -> int:
@@ -35,7 +24,7 @@ def n_files(folder: Path) -> int:
 
 
 def test_killed_at_random_moments_and_resumed_it_has_what_an_uninterrupted_one_has(
-    server: subprocess.Popen[str], tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path
+    server: Server, tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(20250407)
     tuned = save_tiny_model(tmp_path / "tuned", tiny_tokenizer, seed=MODEL_SEED + 1)
@@ -51,10 +40,7 @@ def test_killed_at_random_moments_and_resumed_it_has_what_an_uninterrupted_one_h
         child = start(server, request)
         # The first dies while it loads or writes its header; the others a good deal of the way further each.
         goal = n_files(folder) + (int(rng.integers(1, n_all // (N_KILLS + 2))) if attempt else 0)
-        patience = time.monotonic() + PATIENCE
-        while n_files(folder) < goal:
-            assert time.monotonic() < patience, f"no file number {goal} after {PATIENCE} s"
-            time.sleep(0.001)
+        wait_for(goal, lambda: n_files(folder))
         time.sleep(float(rng.uniform(0, 0.01 if attempt else 0.3)))
         os.kill(child, signal.SIGKILL)
         assert exit_status(server) == -signal.SIGKILL  # it was not done yet

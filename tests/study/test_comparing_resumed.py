@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comparisons import SMALL, Done, assert_same_comparison, done, header, snapshot, tuned_folder
+from replaced import replace, study_module
 
 from relscope.errors import InputError
 from relscope.results import WEIGHT_CHANGES, RunError, open_run, read_changes
 from relscope.study import compare_models
-from tiny_study import MODEL_SEED, assert_same_rows, save_tiny_model, tiny_config
+from tiny_study import MODEL_SEED, assert_same_rows, interrupted_after, save_tiny_model, tiny_config
 
 __all__ = ["done", "tuned_folder"]
 
@@ -25,7 +25,7 @@ def test_the_same_comparison_again_measures_and_writes_nothing(
     created = header(done.folder)["created"]
     for module, name in (("run", "patch_pairs"), ("comparing", "transfer_pair"), ("comparing", "head_changes"),
                          ("comparing", "weight_changes")):  # fmt: skip
-        monkeypatch.setattr(importlib.import_module(f"relscope.study.{module}"), name, None)
+        replace(monkeypatch, module, name, None)
     compare_models(done.config, str(tuned_folder), done.folder)
     assert snapshot(done.folder) == before
     assert (header(done.folder)["created"], header(done.folder)["status"]) == (created, "complete")
@@ -47,23 +47,11 @@ def test_a_part_that_was_lost_is_measured_again(done: Done, tuned_folder: Path, 
      ("comparing", "transfer_pair", 8), ("comparing", "head_changes", 3), ("comparing", "weight_changes", 1)],
 )  # fmt: skip
 def test_interrupted_anywhere_and_resumed_it_has_what_an_uninterrupted_one_has(
-    done: Done, tuned_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, nth: int
+    done: Done, tuned_folder: Path, tmp_path: Path, module: str, name: str, nth: int
 ) -> None:
-    place = importlib.import_module(f"relscope.study.{module}")
-    real, calls = getattr(place, name), 0
-
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(place, name, interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(nth - 1, study_module(module), name), pytest.raises(KeyboardInterrupt):
         compare_models(done.config, str(tuned_folder), tmp_path / "out")
     assert header(tmp_path / "out")["status"] == "running"
-    calls = nth  # from now on nothing is interrupted
     compare_models(done.config, str(tuned_folder), tmp_path / "out")
     assert_same_comparison(tmp_path / "out", done.folder)
 
@@ -111,7 +99,7 @@ def test_a_damaged_header_is_refused(done: Done, tuned_folder: Path, tmp_path: P
 def test_two_comparisons_cannot_write_into_one_folder_at_once(
     done: Done, tuned_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = importlib.import_module("relscope.study.comparing")
+    place = study_module("comparing")
     real = place.weight_changes
 
     def meanwhile(*arguments: Any) -> Any:

@@ -11,24 +11,14 @@ import pytest
 
 from reference_readouts import ReadoutReference
 from relscope.analysis import Head, HeadSet
-from relscope.data import Collection, load_collection
+from relscope.data import Collection
 from relscope.errors import InputError
-from relscope.models import JudgeModel, load_judge
+from relscope.models import JudgeModel
 from relscope.prompts import PromptRenderer, PromptTemplate, render_cut
 from relscope.study import Reranking, rerank
 from tiny_study import SHORT, Told
 
 HEADS = HeadSet("mine", (Head(2, 1, "query"), Head(0, 3, "query"), Head(2, 1, "last")), ("q01", "q03"))
-
-
-@pytest.fixture(scope="module")
-def judge(tiny_model_folder: Path) -> JudgeModel:
-    return load_judge(str(tiny_model_folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def demo() -> Collection:
-    return load_collection("demo")
 
 
 @pytest.mark.parametrize(("order", "calibrated"), [("dqi", True), ("idq", True), ("dqi", False)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from planted import LD_CLEAN, LD_CORRUPTED, PAIRS, Planted, decoy_model, matching_model, redundant_model
+from planted import LD_CLEAN, LD_CORRUPTED, PAIRS, Planted, decoy_model, matching_model, redundant_model, saved
 from reference_attention import AttentionReference
 from relscope.errors import InputError
 from relscope.interventions import Joint, Site, patch_cost
@@ -31,22 +30,10 @@ PAIR_IDS = ("cat", "bread", "hill")
 Study = Callable[..., Run]
 
 
-def save(planted: Planted, folder: Path) -> tuple[Path, Path]:
-    """The model and its pairs as a user would have them."""
-    planted.judge.model.save_pretrained(folder / "model")
-    planted.judge.tokenizer.save_pretrained(folder / "model")
-    lines = [
-        {"query": p.query_text, "positive_document": p.positive_text, "hard_negative_document": [p.negative_text]}
-        for p in PAIRS
-    ]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder / "model", folder / "pairs.jsonl"
-
-
 @pytest.fixture
 def study_of(tmp_path: Path) -> Study:
     def run(planted: Planted, **fields: Any) -> Run:
-        model, data = save(planted, tmp_path)
+        model, data = saved(planted, tmp_path)
         return run_study(StudyConfig(model=str(model), data=str(data), device="cpu", **fields), tmp_path / "run")
 
     return run

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from replaced import fail, replace, study_module
 
 from relscope.interventions import Joint
 from relscope.results import CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY, Run, open_run, read_readout, readout_path
 from relscope.study import run_study
-from tiny_study import assert_same_rows, tiny_config
+from tiny_study import assert_same_rows, interrupted_after, tiny_config
 
 TABLES = (CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY)
 # Room for one pair at a time: each is then a part of its own.
@@ -27,18 +27,6 @@ STUDY: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_study(tiny_config(tiny_model_folder, **STUDY), tmp_path_factory.mktemp("whole") / "run")
-
-
-def replace(monkeypatch: pytest.MonkeyPatch, module: str, name: str, value: Any) -> Any:
-    # The package has functions of its modules' names, which a dotted path would find first.
-    of = importlib.import_module(f"relscope.study.{module}")
-    before = getattr(of, name)
-    monkeypatch.setattr(of, name, value)
-    return before
-
-
-def fail(*_: Any, **__: Any) -> None:
-    raise AssertionError("something was computed again")
 
 
 def assert_same_readouts(run: Run, expected: Run) -> None:
@@ -71,7 +59,8 @@ def test_a_study_killed_among_its_sets_goes_on_with_the_heads_it_had_chosen(
             raise KeyboardInterrupt
         return patch_pairs(judge, work, **options)
 
-    patch_pairs = replace(monkeypatch, "run", "patch_pairs", interrupted)
+    patch_pairs = study_module("run").patch_pairs
+    replace(monkeypatch, "run", "patch_pairs", interrupted)
     config = tiny_config(tiny_model_folder, **STUDY)
     with pytest.raises(KeyboardInterrupt):
         run_study(config, tmp_path / "run")
@@ -87,22 +76,11 @@ def test_a_study_killed_among_its_sets_goes_on_with_the_heads_it_had_chosen(
 
 
 def test_a_study_killed_while_it_reads_out_leaves_no_table_and_begins_them_again(
-    tiny_model_folder: Path, tmp_path: Path, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch
+    tiny_model_folder: Path, tmp_path: Path, uninterrupted: Run
 ) -> None:
-    n_read = 0
-
-    def interrupted(*arguments: Any) -> Any:
-        nonlocal n_read
-        n_read += 1
-        if n_read == 3:
-            raise KeyboardInterrupt
-        return head_writes(*arguments)
-
-    head_writes = replace(monkeypatch, "readouts", "head_writes", interrupted)
     config = tiny_config(tiny_model_folder, **STUDY)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(2, study_module("readouts"), "head_writes"), pytest.raises(KeyboardInterrupt):
         run_study(config, tmp_path / "run")
-    monkeypatch.undo()
     assert not any(readout_path(tmp_path / "run", schema).exists() for schema in TABLES)
     run = run_study(config, tmp_path / "run")
     assert_same_readouts(run, uninterrupted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from replaced import replace
 
 import relscope
 from reference import Reference
@@ -131,7 +131,7 @@ def test_more_sites_take_no_more_forward_passes(
     few = tiny_config(tiny_model_folder, experiments={"heads": {"regions": ["last"]}})
     many = tiny_config(tiny_model_folder)
     prepared = prepare(few, Silent())
-    monkeypatch.setattr(importlib.import_module("relscope.study.run"), "prepare", lambda *_: prepared)
+    replace(monkeypatch, "run", "prepare", lambda *_: prepared)
     counts = [
         forward_passes(prepared.judge.decoder, partial(run_study, config, tmp_path / name))
         for name, config in (("few", few), ("many", many))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_study_experiments import save
+from replaced import fail, replace, study_module
 
-from planted import LD_CLEAN, LD_CORRUPTED, N_HEADS, N_LAYERS, PAIRS, matching_model
+from planted import LD_CLEAN, LD_CORRUPTED, N_HEADS, N_LAYERS, PAIRS, matching_model, saved
 from relscope.analysis import effect_splits, path_effects, site_effects
 from relscope.errors import InputError
 from relscope.interventions import Path as PatchPath
@@ -22,7 +21,7 @@ from relscope.results import PathEnd, Run, open_run
 from relscope.study import Paths, Prepared, StudyConfig, plan_study, run_study
 from relscope.study.joint import head_site
 from relscope.study.paths import direct_paths, paths_between
-from tiny_study import assert_same_rows, tiny_config
+from tiny_study import assert_same_rows, interrupted_after, tiny_config
 
 # Of the planted models: see test_planted_models.
 TOLERANCE = 1e-5
@@ -32,7 +31,7 @@ N_DIRECT = N_LAYERS * (2 + N_HEADS) + 1
 
 
 def planted_study(folder: Path, **fields: Any) -> Run:
-    model, data = save(matching_model(), folder)
+    model, data = saved(matching_model(), folder)
     return run_study(StudyConfig(model=str(model), data=str(data), device="cpu", **fields), folder / "run")
 
 
@@ -175,34 +174,12 @@ def _path(row: dict[Any, Any]) -> PatchPath:
     return PatchPath(Site(row["component"], int(row["layer"]), row["region"], head))
 
 
-def replace(monkeypatch: pytest.MonkeyPatch, module: str, name: str, value: Any) -> Any:
-    # The package has functions of its modules' names, which a dotted path would find first.
-    of = importlib.import_module(f"relscope.study.{module}")
-    before = getattr(of, name)
-    monkeypatch.setattr(of, name, value)
-    return before
-
-
-def fail(*_: Any, **__: Any) -> None:
-    raise AssertionError("something was computed again")
-
-
 def test_a_study_killed_among_its_paths_goes_on_with_the_heads_it_had_chosen(
     tiny_model_folder: Path, tmp_path: Path, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    n_pairs = 0
-
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        nonlocal n_pairs
-        n_pairs += 1
-        if n_pairs == 2:
-            raise KeyboardInterrupt
-        return patch(*arguments, **options)
-
-    patch = replace(monkeypatch, "path_sweep", "patch_paths", interrupted)
     replace(monkeypatch, "path_sweep", "_PAIRS_PER_PART", 1)
     config = tiny_config(tiny_model_folder, experiments=STUDY)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(1, study_module("path_sweep"), "patch_paths"), pytest.raises(KeyboardInterrupt):
         run_study(config, tmp_path / "run")
     monkeypatch.undo()
     kept = open_run(tmp_path / "run")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from replaced import fail, replace, study_module
 
 from relscope.errors import InputError
 from relscope.results import Run, RunError, open_run
@@ -28,21 +28,12 @@ def uninterrupted(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFact
     return run_study(tiny_config(tiny_model_folder, **SMALL), tmp_path_factory.mktemp("whole") / "run")
 
 
-def replace_in_study(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
-    # The package has functions of its modules' names, which a dotted path would find first.
-    monkeypatch.setattr(importlib.import_module("relscope.study.run"), name, value)
-
-
-def fail(*_: Any, **__: Any) -> None:
-    raise AssertionError("something was computed again")
-
-
 def test_the_same_study_again_computes_and_writes_nothing(
     tiny_model_folder: Path, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = {path: path.stat().st_mtime_ns for path in (uninterrupted.directory / "rows").iterdir()}
-    replace_in_study(monkeypatch, "patch_pairs", fail)
-    replace_in_study(monkeypatch, "verdicts", fail)
+    replace(monkeypatch, "run", "patch_pairs", fail)
+    replace(monkeypatch, "run", "verdicts", fail)
     told = Told()
     again = run_study(tiny_config(tiny_model_folder, **SMALL), uninterrupted.directory, told)
     assert again.manifest.status == "complete"
@@ -58,13 +49,13 @@ def test_only_what_is_missing_is_measured(
     lost = tmp_path / "run" / "rows" / "heads-00001.parquet"
     lost.unlink()
     measured: list[tuple[str, int]] = []
-    patch_pairs = importlib.import_module("relscope.study.run").patch_pairs
+    patch_pairs = study_module("run").patch_pairs
 
     def counted(judge: Any, work: Any, **options: Any) -> Any:
         measured.extend((pair.pair_id, len(sites)) for pair, sites in work)
         return patch_pairs(judge, work, **options)
 
-    replace_in_study(monkeypatch, "patch_pairs", counted)
+    replace(monkeypatch, "run", "patch_pairs", counted)
     run = run_study(config, tmp_path / "run")
     assert measured == [(run.manifest.pairs[1].pair_id, 16)]  # 4 layers of 4 heads, of the second pair
     assert_same_rows(run, uninterrupted)
@@ -96,7 +87,7 @@ def test_a_finished_run_that_lost_a_part_is_unfinished_until_it_is_back(
 
 
 def interrupt_at_pair(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    patch_pairs = importlib.import_module("relscope.study.run").patch_pairs
+    patch_pairs = study_module("run").patch_pairs
     seen: list[str] = []
 
     def interrupted(judge: Any, work: Any, **options: Any) -> Any:
@@ -106,7 +97,7 @@ def interrupt_at_pair(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             raise KeyboardInterrupt
         return patch_pairs(judge, work, **options)
 
-    replace_in_study(monkeypatch, "patch_pairs", interrupted)
+    replace(monkeypatch, "run", "patch_pairs", interrupted)
 
 
 def test_an_interrupted_study_keeps_the_pairs_it_has_done(
@@ -230,12 +221,12 @@ def test_two_studies_cannot_write_into_one_folder_at_once(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config: StudyConfig = tiny_config(tiny_model_folder, pairs=1, **SMALL)
-    patch_pairs = importlib.import_module("relscope.study.run").patch_pairs
+    patch_pairs = study_module("run").patch_pairs
 
     def meanwhile(*arguments: Any, **options: Any) -> Any:
         with pytest.raises(RunError, match="another process writes this run"):
             run_study(config, tmp_path / "run")
         return patch_pairs(*arguments, **options)
 
-    replace_in_study(monkeypatch, "patch_pairs", meanwhile)
+    replace(monkeypatch, "run", "patch_pairs", meanwhile)
     assert run_study(config, tmp_path / "run").manifest.status == "complete"
