@@ -9,7 +9,7 @@ from typing import Any, Final
 from relscope.analysis import LEAST_QUERIES, Estimate
 from relscope.report import assets, downloads, plots, words
 from relscope.report.circuit_contents import METRIC_WORDS, CircuitContents
-from relscope.report.findings import Finding, difference, estimate
+from relscope.report.findings import Finding, difference
 from relscope.report.notices import EMBEDDED_MODEL, REMEDY, Notice, few_queries
 from relscope.version import __version__
 
@@ -66,13 +66,13 @@ def findings(contents: CircuitContents) -> list[Finding]:
     found = [
         Finding(
             f"{words.count(n, 'site')} of {of:,} keep f = {words.number(gap.f_kept.value)} of the difference of LD",
-            f"Kept alone, they leave relevant and other documents {estimate(gap.kept, 2)} logits apart; the full model "
-            f"{estimate(gap.full, 2)}, and with every site ablated {estimate(gap.empty, 2)}. f is "
+            f"Kept alone, they leave relevant and other documents {difference(gap.kept, 2)} logits apart; the full "
+            f"model {difference(gap.full, 2)}, and with every site ablated {difference(gap.empty, 2)}. f is "
             f"{difference(gap.f_kept, 2)}.",
         ),
         Finding(
             f"Without them f = {words.number(gap.f_knocked_out.value)} is left",
-            f"Knocked out of the full model, they leave {estimate(gap.knocked_out, 2)} logits; f is "
+            f"Knocked out of the full model, they leave {difference(gap.knocked_out, 2)} logits; f is "
             f"{difference(gap.f_knocked_out, 2)}.",
         ),
     ]
