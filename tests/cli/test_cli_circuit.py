@@ -12,7 +12,7 @@ from command_line import Command, run_python
 from relscope.analysis import Circuit
 from relscope.report import build_circuit_report
 from relscope.study import CircuitOptions, find_circuit, run_study
-from tiny_study import tiny_config
+from tiny_study import Told, tiny_config
 
 QUICK = ["--threshold", 0.6, "--reference", 2, "--pairs", 4, "--prune-sets", 3, "--minimality", 3, "--draws", 2,
          "--randoms", 2, "--device", "cpu"]  # fmt: skip
@@ -28,13 +28,37 @@ def run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+class ByStage(Told):
+    """Remembers of each stage that was begun how many prompts were planned and how many are done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompts: dict[str, list[int]] = {}
+
+    def start(self, n_patches: int, work: float) -> None:
+        assert work == n_patches
+        self.prompts[self.stages[-1]] = [n_patches, 0]
+
+    def advance(self, n_patches: int, work: float) -> None:
+        assert work == n_patches
+        if self.stages[-1] in self.prompts:
+            self.prompts[self.stages[-1]][1] += n_patches
+
+
+RERANKING = CircuitOptions(
+    threshold=0.6, reference=2, pairs=4, prune_sets=3, minimality=3, draws=2, randoms=2, rerank="demo", depth=4,
+    queries=3,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def found(run: Path) -> Path:
-    options = CircuitOptions(
-        threshold=0.6, reference=2, pairs=4, prune_sets=3, minimality=3, draws=2, randoms=2, rerank="demo", depth=4,
-        queries=3,
-    )  # fmt: skip
-    find_circuit(run, run.parent / "found", options, device="cpu")
+def progress() -> ByStage:
+    return ByStage()
+
+
+@pytest.fixture(scope="module")
+def found(run: Path, progress: ByStage) -> Path:
+    find_circuit(run, run.parent / "found", RERANKING, device="cpu", progress=progress)
     return run.parent / "found"
 
 
@@ -53,6 +77,31 @@ def test_it_prints_the_circuit_and_writes_circuit_curves_and_report(relscope: Co
     assert curves[(curves["mode"] == "keep") & (curves["metric"] == "nDCG@10")]["n_sites"].tolist() == sizes
     ends = curves[curves["n_sites"].isin([0, 64]) & (curves["metric"] == "ld_gap")]
     assert ends["faithfulness"].tolist() == [0, 1, 1, 0]
+
+
+def test_progress_counts_the_prompts_of_rerankings_beside_those_of_pairs(
+    run: Path, found: Path, progress: ByStage
+) -> None:
+    n_members = len(Circuit.load(found / "circuit.json"))
+    # Without a set: 2 prompts of each of 4 pairs; where it is reranked too, 4 documents of each of 3 queries.
+    judged, both = 2 * 4, 2 * 4 + 3 * 4
+    curves = "judging 12 sets of 1, 3, 6, 13, 32, 64 sites, at most 240 prompts"
+    n_others = 2 + min(3, n_members) + 2 * 2
+    members = (
+        f"judging the circuit of {n_members} sites, {4 + n_others} sets, at most {4 * both + n_others * judged} prompts"
+    )
+    again = ByStage()
+    find_circuit(run, found, RERANKING, device="cpu", progress=again)  # all of it is stored
+    for told in (progress, again):
+        assert told.prompts[curves] == [12 * both, 12 * both]
+        assert told.prompts[members] == [4 * both + n_others * judged] * 2
+
+
+def test_curves_of_other_sizes_end_at_the_whole_model(relscope: Command, run: Path, tmp_path: Path) -> None:
+    outcome = relscope("circuit", run, *QUICK, "--minimality", 0, "--shares", "0.1, 0.5", "-o", tmp_path / "c")
+    assert outcome.status == 0, outcome.err
+    curves = pd.read_csv(tmp_path / "c" / "curves.csv")
+    assert sorted(set(curves["n_sites"])) == [0, 6, 32, 64]
 
 
 def test_the_page_is_made_of_the_rows_alone_and_is_the_same_again(found: Path) -> None:
@@ -107,6 +156,10 @@ def test_a_saved_circuit_is_judged_with_another_prompt_and_on_other_data(
         (["{found}/circuit.json", "--threshold", "0.5"], "option --threshold: belongs to a search: give it with a RUN"),
         (["{found}/circuit.json", "--prune-sets", "5"], "option --prune-sets: belongs to a search"),
         (["{found}/circuit.json", "--model", "smollm2-135m"], "has other weights"),
+        (["{found}/circuit.json", "--shares", "0.5"], "option --shares: belongs to a search"),
+        (["{run}", "--shares", "some"], "option --shares: 'some': give numbers with commas between them, such as"),
+        (["{run}", "--shares", ","], "option --shares: ',': give numbers"),
+        (["{run}", "--shares", "0,1"], "share 0.0 of all sites: give numbers above 0 and at most 1"),
         (["nowhere"], "nowhere: not a run folder"),
         (["nowhere.json"], "nowhere.json: cannot be read"),
         (["{found}/circuit.json", "--data", "nowhere"], "nowhere"),
@@ -130,6 +183,18 @@ def test_what_cannot_be_used_is_said_in_one_line(
 def test_help_names_every_option_and_imports_nothing_heavy() -> None:
     program = "import sys\nfrom relscope.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     outcome = run_python(program, "circuit", "--help")
-    for option in ("threshold", "tolerance", "by", "kind", "select", "data", "prompt", "rerank", "depth", "out"):
+    for option in (
+        "threshold",
+        "tolerance",
+        "by",
+        "kind",
+        "select",
+        "shares",
+        "data",
+        "prompt",
+        "rerank",
+        "depth",
+        "out",
+    ):
         assert f"--{option} " in outcome.out
     assert not {"torch", "numpy", "pandas"} & set(outcome.err.split())
