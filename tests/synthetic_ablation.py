@@ -63,10 +63,10 @@ def ablation_header(n_queries: int = 12, *, ranks: bool = True, **fields: Any) -
     )  # fmt: skip
 
 
-def write_synthetic_ablation(directory: Path, n_queries: int = 12, *, ranks: bool = True) -> Path:
+def write_synthetic_ablation(directory: Path, n_queries: int = 12, *, ranks: bool = True, **fields: Any) -> Path:
     """Write an ablation in which Mixed-2 ruins verdicts and rankings, and random sets hardly change them."""
     rng = np.random.default_rng(0)
-    header = ablation_header(n_queries, ranks=ranks)
+    header = ablation_header(n_queries, ranks=ranks, **fields)
     with create_or_resume_ablation(directory, header) as folder:
         for step, condition in enumerate(header.conditions):
             right = rng.permutation(n_queries) < round(RELEVANT.get(condition.name, 0.95) * n_queries)

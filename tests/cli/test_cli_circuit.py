@@ -70,7 +70,10 @@ def test_it_prints_the_circuit_and_writes_circuit_curves_and_report(relscope: Co
     assert lines[0] == f"{len(circuit)} of 64 sites; demo, pointwise-dqi, hard negatives, 4 pairs of 4 queries"
     assert [line.split()[0] for line in lines[3:8]] == ["ld_gap", "f1", "accuracy", "roc_auc", "nDCG@10"]
     assert ["metric", "CPR", "CMD"] in [line.split() for line in lines]
-    assert lines[-2:] == [f"circuit: {found / 'circuit.json'}", f"report:  {found / 'report.html'}"]
+    assert lines[-3:] == [
+        f"circuit: {found / 'circuit.json'}", f"report:  {found / 'report.html'}",
+        f"in the run's report: relscope report {run} --with {found}",
+    ]  # fmt: skip
     assert "warning: Heads at the template's own words are never ablated" in outcome.err
     curves = pd.read_csv(found / "curves.csv")
     sizes = [0, 1, 3, 6, 13, 32, 64]
@@ -131,7 +134,7 @@ def test_the_report_is_rebuilt_by_its_command(relscope: Command, found: Path) ->
 
 
 def test_a_saved_circuit_is_judged_with_another_prompt_and_on_other_data(
-    relscope: Command, found: Path, tmp_path: Path
+    relscope: Command, run: Path, found: Path, tmp_path: Path
 ) -> None:
     prompt = tmp_path / "idq.yaml"
     prompt.write_text("order: idq\nmax_document_tokens: 24\n")
@@ -147,6 +150,15 @@ def test_a_saved_circuit_is_judged_with_another_prompt_and_on_other_data(
     assert said["members"] == members
     assert "pairs are of queries that selected the circuit, and are not evaluated" in outcome.err
     assert '<section id="curves"' not in (tmp_path / "there" / "report.html").read_text()
+    # In the report of the run: beside the folder where its circuit was found, and not alone.
+    build_circuit_report(found)
+    alone = relscope("report", run, "--with", tmp_path / "there")
+    assert (alone.status, alone.out) == (2, "")
+    assert "judges a circuit that was saved, and none of the folders given is that in which" in alone.err
+    both = relscope("report", run, "--with", tmp_path / "there", "--with", found)
+    assert both.status == 0, both.err
+    page = (run / "report.html").read_text()
+    assert page.count(f">A circuit of {len(members)} heads at their regions</h3>") == 2
 
 
 @pytest.mark.parametrize(

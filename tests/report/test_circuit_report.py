@@ -28,8 +28,14 @@ GAPS = {
 }  # fmt: skip
 
 
-def circuit_folder(directory: Path, settings: dict[str, Any] | None = None, **facts: Any) -> Path:
-    identity = {"options": {"seed": 0}}
+def circuit_folder(
+    directory: Path,
+    settings: dict[str, Any] | None = None,
+    run: str | None = None,
+    options: dict[str, Any] | None = None,
+    **facts: Any,
+) -> Path:
+    identity = {"options": {"seed": 0} | (options or {})} | ({"run": run} if run else {})
     names = [f"q{i}:0" for i in range(N_PAIRS)]
     circuit = Circuit(
         members=MEMBERS, regions=("last",), n_layers=2, n_heads=2,
@@ -70,7 +76,7 @@ def test_the_findings_are_computed_from_the_rows(folder: Path) -> None:
     assert summary.findings == (
         "2 sites of 4 keep f = 0.75 of the difference of LD",
         "Without them f = 0.12 is left",
-        "Random sets of this size keep 0.06 to 0.06",
+        "Random sets of this size keep 0.06",
         "Of 2 members left out one by one, 1 are needed",
         "Random parts taken out of circuit and model leave them up to 0.25 apart",
     )
@@ -93,6 +99,42 @@ def test_the_page_escapes_names_and_warns_of_what_was_left_open(folder: Path, tm
         opened.save(pruned={"n_sites": 2, "faithfulness": 0.8, "n_tried": 2, "n_untried": 2})
     assert build_circuit_report(cut).caveats[:1] == ("The circuit keeps less than what was searched for",)
     assert "Pruning was cut short" in build_circuit_report(cut).caveats
+
+
+NDCG = {"full": 0.9, "empty": 0.5, "circuit": 0.8, "circuit knocked out": 0.4, "keep 1": 0.5, "keep 2": 0.7,
+        "knock_out 1": 0.6, "knock_out 2": 0.5}  # fmt: skip
+
+
+def reranked(directory: Path, values: dict[str, float]) -> Path:
+    """A circuit's folder with measures of three reranked queries, of which one lies 0.1 below the others' mean."""
+    folder = circuit_folder(directory, options={"rerank": "there", "depth": 5})
+    with create_or_resume_circuit(folder, {"options": {"seed": 0, "rerank": "there", "depth": 5}}, {}) as opened:
+        for name, value in values.items():
+            columns = {name: [text] * 3 for name, text in
+                       {"step": "evaluate", "set": name, "ablated": name, "measure": "nDCG@10"}.items()}  # fmt: skip
+            of_queries = {"query_id": ["a", "b", "c"], "value": [value - 0.1, value + 0.05, value + 0.05]}
+            opened.add(columns | {"n_ablated": [1] * 3} | of_queries, ranking=True)
+    return folder
+
+
+def test_the_reranking_has_a_finding_a_curve_and_queries_of_its_own(tmp_path: Path) -> None:
+    summary = build_circuit_report(reranked(tmp_path / "c", NDCG))
+    assert summary.findings[2] == "nDCG@10 is 0.80 with the circuit alone, 0.90 with the full model"
+    assert not any("not shown to rank better" in caveat for caveat in summary.caveats)
+    text = summary.report.read_text()
+    # f = (0.8 - 0.5) / (0.9 - 0.5), (0.4 - 0.5) / 0.4, in every resample: all sets have one spread.
+    assert "f is 0.75 [0.75, 0.75] alone and −0.25 [−0.25, −0.25] knocked out" in text
+    assert "over 12 queries, those of nDCG@10 over the 3 queries whose documents are reranked" in text
+    assert "<dd>there, the first stage&#39;s best 5 of 3 queries</dd>" in text
+    curves = pd.read_csv(tmp_path / "c" / "curves.csv")
+    kept = curves[(curves["mode"] == "keep") & (curves["metric"] == "nDCG@10")]
+    assert kept["value"].tolist() == pytest.approx([0.5, 0.5, 0.7, 0.9], abs=1e-6)
+    assert kept["faithfulness"].tolist() == pytest.approx([0, 0, 0.5, 1], abs=1e-5)  # float32 on disk
+
+
+def test_a_full_model_that_ranks_no_better_than_the_empty_one_is_told(tmp_path: Path) -> None:
+    summary = build_circuit_report(reranked(tmp_path / "c", NDCG | {"full": 0.5}))
+    assert "The full model is not shown to rank better than the empty one here" in summary.caveats
 
 
 def test_folders_that_are_not_whole_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -102,12 +102,14 @@ def circuit(
         summary = _measured(source, folder, given)
     except KeyboardInterrupt:
         raise o.interrupted(folder, out) from None
-    from relscope.cli.show import print_json
+    from relscope.cli.show import OUT, print_json
 
     if as_json:
         print_json(summary.as_dict())
     else:
         _print(summary)
+        if not source.endswith(".json"):
+            OUT.print(o.shown_with(source, folder), markup=False)
 
 
 def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummary:

@@ -14,6 +14,7 @@ from typing import Any
 
 from relscope.report import assets, downloads, facts, verdicts, views, words
 from relscope.report.contents import Contents
+from relscope.report.downstream import DOWNSTREAM, Evaluated, downstream_view
 from relscope.report.maps import COLOURS, EffectMap
 from relscope.report.mechanism import SECTIONS as MECHANISM
 from relscope.report.mechanism import mechanism_values
@@ -29,6 +30,7 @@ SECTIONS = (
     ("flow", "Information flow"),
     ("heads", "Heads"),
     *MECHANISM.items(),
+    ("downstream", DOWNSTREAM),
     ("prompts", "Prompts"),
     ("reading", "How to read"),
     ("data", "Data"),
@@ -38,12 +40,21 @@ MOST_MANIFEST_ENTRIES = 500
 MOST_PARTS_LISTED = 12
 
 
-def render(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> str:
-    """The report as HTML text. `figures` are the PNG paths in `run_dir`, each with a PDF beside it."""
-    return assets.template("report.html.j2").render(_values(contents, run_dir, figures))
+def render(contents: Contents, run_dir: Path, figures: Sequence[Path], evaluated: Sequence[Evaluated] = ()) -> str:
+    """The report as HTML text.
+
+    Args:
+        contents: of the run.
+        run_dir: its folder.
+        figures: the PNG paths in `run_dir`, each with a PDF beside it.
+        evaluated: ablations and circuits of the run that are shown too.
+    """
+    return assets.template("report.html.j2").render(_values(contents, run_dir, figures, evaluated))
 
 
-def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[str, Any]:
+def _values(
+    contents: Contents, run_dir: Path, figures: Sequence[Path], evaluated: Sequence[Evaluated]
+) -> dict[str, Any]:
     manifest = contents.manifest
     judged = contents.rows[contents.rows["experiment"] == "judge"]
     experiments = [step.experiment for step in contents.progress if step.stored]
@@ -51,13 +62,16 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
     histogram = verdicts.histogram(judged) if len(judged) else None
     directions, plots = _directions(contents)
     mechanism, drawn = mechanism_values(contents.mechanism, contents.scale.quantity)
+    told = notices(contents)
+    mechanism["downstream"], curves = downstream_view(evaluated, told)
+    drawn["lines"] += curves
     parts = downloads.row_parts(run_dir)
     shown, cut = _shown_manifest(manifest)
     return {
         "title": f"What causes the relevance verdict of {facts.short_name(facts.model_name(manifest))}",
         "lead": _lead(contents),
         "sections": [(name, title) for name, title in SECTIONS if mechanism.get(name, True) is not None],
-        "notices": notices(contents),
+        "notices": told,
         "facts": facts.facts(
             manifest, contents.directions, experiments, contents.precision.sentence if contents.precision else None
         ),
