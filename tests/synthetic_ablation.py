@@ -83,13 +83,14 @@ def write_synthetic_ablation(
     n_draws: int = 2,
     shares: Mapping[str, float] = RELEVANT,
     others: float = 0.95,
+    **fields: Any,
 ) -> Path:
     """Write an ablation in which Mixed-2 ruins verdicts and rankings, and random sets hardly change them.
 
     `shares` and `others` in place of RELEVANT and its 0.95.
     """
     rng = np.random.default_rng(0)
-    header = ablation_header(n_queries, ranks=ranks, conditions=conditions(n_draws))
+    header = ablation_header(n_queries, ranks=ranks, conditions=conditions(n_draws), **fields)
     with create_or_resume_ablation(directory, header) as folder:
         for step, condition in enumerate(header.conditions):
             right = rng.permutation(n_queries) < round(shares.get(condition.name, others) * n_queries)

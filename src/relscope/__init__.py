@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from relscope.analysis import (
         Circuit,
         HeadSet,
+        HeadSource,
         chosen_heads,
         compare_rankings,
         judge_quality,
@@ -75,6 +76,7 @@ _ROOM_OF = {
     "site_effects": "analysis",
     "top_heads": "analysis",
     "HeadSet": "analysis",
+    "HeadSource": "analysis",
     "matched_sets": "analysis",
     "random_sets": "analysis",
     "region_sets": "analysis",
@@ -128,6 +130,7 @@ __all__ = [
     "Circuit",
     "CircuitOptions",
     "HeadSet",
+    "HeadSource",
     "Joint",
     "PromptRenderer",
     "PromptTemplate",

@@ -62,6 +62,33 @@ def test_they_carry_the_queries_of_all_pairs_into_their_file(run: Run, tmp_path:
     assert HeadSet.load(tmp_path / "deep" / "heads.json") == found
 
 
+def test_they_carry_the_run_and_its_model(run: Run) -> None:
+    source, model = chosen_heads(run, 2).source, run.manifest.identity["model"]
+    assert source is not None
+    assert (source.run, source.run_identity) == (str(run.directory), run.manifest.identity_hash)
+    assert (source.model, source.fingerprint, source.dtype) == (model["name"], model["fingerprint"], model["dtype"])
+    assert (source.n_layers, source.n_heads) == (4, 4)
+
+
+def test_a_model_of_other_shape_is_refused_and_another_of_the_same_told(run: Run) -> None:
+    chosen, model = chosen_heads(run, 2), run.manifest.identity["model"]
+    assert chosen.check_use(model, 4, 4) is None
+    for shape in ((5, 4), (4, 5)):
+        with pytest.raises(
+            InputError, match=rf"'query-2' was chosen in .*, with 4 layers of 4 heads, and .* has {shape[0]}"
+        ):
+            chosen.check_use(model, *shape)
+    tuned = model | {"adapter": "mine", "fingerprint": "0123456789abcdef"}
+    told = chosen.check_use(tuned, 4, 4)
+    assert told is not None
+    assert f"is used in {model['name']} with mine (weights 0123456789ab), another model of the same shape" in told
+    # In another number format the fingerprint is another one, and says nothing.
+    assert chosen.check_use(model | {"dtype": "other", "fingerprint": "0"}, 4, 4) is None
+    assert chosen.check_use(tuned | {"dtype": "other"}, 4, 4) is not None
+    by_hand = HeadSet("mine", chosen.members)
+    assert by_hand.check_use(tuned, 9, 9) is None  # it says nothing that could be wrong
+
+
 def test_what_a_run_has_not_measured_cannot_choose(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no heads of the experiment heads at 'middle'; it has all, document, "):
         chosen_heads(run, 1, by="middle")
@@ -83,6 +110,12 @@ def test_what_a_run_has_not_measured_cannot_choose(run: Run, tmp_path: Path) -> 
         (b"\xff", "is not UTF-8 text"),
         (b"[]", "a head set is a JSON object like"),
         (b'{"name": "a", "members": [[0, 1, "query"]], "chosen_on": "q1"}', "a head set is a JSON object like"),
+        (b'{"schema_version": 3, "name": "a", "members": []}', "has schema_version 3; this relscope reads 2, or none"),
+        (
+            b'{"name": "a", "members": [], "source": {"run": "r"}}',
+            "head set, field source.run_identity: Field required",
+        ),
+        (b'{"name": "a", "members": [], "source": "r"}', "head set, field source: Input should be"),
     ],
 )
 def test_a_file_that_holds_no_head_set_is_refused_by_its_name(tmp_path: Path, content: bytes | None, told: str) -> None:

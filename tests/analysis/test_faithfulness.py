@@ -120,6 +120,7 @@ def test_rankings_are_a_metric_of_their_own_queries() -> None:
 def test_sizes_are_distinct_counts_of_the_shares() -> None:
     assert circuit_sizes(1080) == (1, 2, 5, 11, 22, 54, 108, 216, 540, 1080)
     assert circuit_sizes(16) == (1, 2, 3, 8, 16)
+    assert circuit_sizes(16, [0.25]) == (4, 16)  # the curves always end at the whole model
     with pytest.raises(InputError, match=r"share 0.0 of all sites: give numbers above 0"):
         circuit_sizes(16, [0.0, 1.0])
 

@@ -108,6 +108,8 @@ def test_a_depth_without_enough_other_heads_is_refused() -> None:
 def test_a_set_survives_json() -> None:
     chosen = top_set(EFFECTS, "last", 2)
     assert HeadSet.from_json(chosen.to_json()) == chosen
+    before_it_had_a_version = '{"name": "Last-1", "members": [[15, 4, "last"]], "chosen_on": ["q1"]}'
+    assert HeadSet.from_json(before_it_had_a_version) == HeadSet("Last-1", (Head(15, 4, "last"),), ("q1",))
 
 
 @pytest.mark.parametrize(

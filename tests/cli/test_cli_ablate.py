@@ -38,10 +38,18 @@ def test_it_prints_the_table_and_writes_it_in_four_formats(relscope: Command, wo
     assert [line.split()[0] for line in lines[1:9]] == names
     assert "3 queries by which no head was chosen" in outcome.out
     assert "Mixed-2 " in outcome.out.partition("Judging, pointwise-dqi of the run: ")[2]
-    assert lines[-1] == f"report: {out / 'report.html'}"
+    assert lines[-2] == f"report: {out / 'report.html'}"
+    assert lines[-1] == f"in the run's report: relscope report {words[1]} --with {out}"
     assert {"report.html", "table.csv", "table.tex", "table.md", "ablation.json"} <= {p.name for p in out.iterdir()}
     again = relscope("report", out)
     assert (again.status, again.out) == (0, f"report: {out / 'report.html'}\n")
+    run = Path(str(words[1]))
+    shown = relscope(*shlex.split(lines[-1].partition(": relscope ")[2]))
+    assert (shown.status, shown.out) == (0, f"report: {run / 'report.html'}\n"), shown.err
+    assert '<section id="downstream"' in (run / "report.html").read_text()
+    refused = relscope("report", out, "--with", out)
+    assert (refused.status, refused.out) == (2, "")
+    assert "option --with: belongs to the folder of a run" in refused.err
 
 
 def test_interrupted_it_says_how_to_go_on_and_goes_on(

@@ -7,56 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from browsing import Opened
 
-from relscope.analysis import Circuit, Head
 from relscope.errors import InputError
 from relscope.report import build_circuit_report
 from relscope.results import RunError, create_or_resume_circuit
-
-SIZES, N_PAIRS = [1, 2, 4], 12
-MEMBERS = (Head(1, 0, "last"), Head(0, 1, "last"))
-# How far LDs of relevant and other documents are apart without a set.
-GAPS = {
-    "full": 4.0, "empty": 0.0, "keep 1": 1.0, "keep 2": 3.0, "knock_out 1": 2.5, "knock_out 2": 0.5, "circuit": 3.0,
-    "circuit knocked out": 0.48, "random 1": 0.25, "without L1H0@last": 1.0, "without L0H1@last": 3.0,
-    "circuit without part 1": 1.0, "model without part 1": 2.0,
-}  # fmt: skip
-
-
-def circuit_folder(directory: Path, settings: dict[str, Any] | None = None, **facts: Any) -> Path:
-    identity = {"options": {"seed": 0}}
-    names = [f"q{i}:0" for i in range(N_PAIRS)]
-    circuit = Circuit(
-        members=MEMBERS, regions=("last",), n_layers=2, n_heads=2,
-        model={"name": "<b>m</b>", "kind": "folder", "adapter": None, "fingerprint": "f" * 64}, loading={"model": "m"},
-        prompt={"format": "pointwise", "order": "dqi"}, data={"source": "d", "sha256": "0"},
-        selection={"s": "text"}, ablation={"kind": "mean", "positions": "region"},
-        settings=settings or {"threshold": 0.7},
-        faithfulness={"data": "d", "prompt": "pointwise-dqi", "negatives": "hard", "n_queries": 12, "n_pairs": 12},
-    )  # fmt: skip
-    with create_or_resume_circuit(directory, identity, {}) as folder:
-        noise = np.random.default_rng(0).normal(0, 0.2, N_PAIRS)
-        for name, gap in GAPS.items():
-            spread = noise * gap
-            folder.add(
-                {
-                    "step": ["evaluate"] * N_PAIRS, "set": [name] * N_PAIRS, "n_ablated": [1] * N_PAIRS,
-                    "ablated": [name] * N_PAIRS, "pair_id": names, "ld_clean": gap / 2 + spread,
-                    "ld_corrupted": -gap / 2 - spread,
-                }
-            )  # fmt: skip
-        folder.save(
-            status="complete", query_of={name: name[:-2] for name in names}, sizes=SIZES, n_randoms=1, n_draws=1,
-            left_out=MEMBERS, n_reference_queries=3, n_selection_queries=1, n_excluded=0,
-            grown={"n_sites": 3, "faithfulness": 0.81}, pruned={"n_sites": 2, "faithfulness": 0.8, "n_tried": 2,
-                                                                "n_untried": 0}, **facts,
-        )  # fmt: skip
-    circuit.save(directory / "circuit.json")
-    return directory
+from synthetic_circuit import N_PAIRS, SIZES, circuit_folder
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +27,7 @@ def test_the_findings_are_computed_from_the_rows(folder: Path) -> None:
     assert summary.findings == (
         "2 sites of 4 keep f = 0.75 of the difference of LD",
         "Without them f = 0.12 is left",
-        "Random sets of this size keep 0.06 to 0.06",
+        "Random sets of this size keep 0.06",
         "Of 2 members left out one by one, 1 are needed",
         "Random parts taken out of circuit and model leave them up to 0.25 apart",
     )
@@ -112,6 +70,42 @@ def test_few_queries_cannot_tell_which_members_are_needed(folder: Path, monkeypa
     assert "12 queries cannot tell which members are needed" in summary.findings
     assert not any("left out one by one" in finding for finding in summary.findings)
     assert ">yes</td>" not in summary.report.read_text()
+
+
+NDCG = {"full": 0.9, "empty": 0.5, "circuit": 0.8, "circuit knocked out": 0.4, "keep 1": 0.5, "keep 2": 0.7,
+        "knock_out 1": 0.6, "knock_out 2": 0.5}  # fmt: skip
+
+
+def reranked(directory: Path, values: dict[str, float]) -> Path:
+    """A circuit's folder with measures of three reranked queries, of which one lies 0.1 below the others' mean."""
+    folder = circuit_folder(directory, options={"rerank": "there", "depth": 5})
+    with create_or_resume_circuit(folder, {"options": {"seed": 0, "rerank": "there", "depth": 5}}, {}) as opened:
+        for name, value in values.items():
+            columns = {name: [text] * 3 for name, text in
+                       {"step": "evaluate", "set": name, "ablated": name, "measure": "nDCG@10"}.items()}  # fmt: skip
+            of_queries = {"query_id": ["a", "b", "c"], "value": [value - 0.1, value + 0.05, value + 0.05]}
+            opened.add(columns | {"n_ablated": [1] * 3} | of_queries, ranking=True)
+    return folder
+
+
+def test_the_reranking_has_a_finding_a_curve_and_queries_of_its_own(tmp_path: Path) -> None:
+    summary = build_circuit_report(reranked(tmp_path / "c", NDCG))
+    assert summary.findings[2] == "nDCG@10 is 0.80 with the circuit alone, 0.90 with the full model"
+    assert not any("not shown to rank better" in caveat for caveat in summary.caveats)
+    text = summary.report.read_text()
+    # f = (0.8 - 0.5) / (0.9 - 0.5), (0.4 - 0.5) / 0.4, in every resample: all sets have one spread.
+    assert "f is 0.75 [0.75, 0.75] alone and −0.25 [−0.25, −0.25] knocked out" in text
+    assert "over 12 queries, those of nDCG@10 over the 3 queries whose documents are reranked" in text
+    assert "<dd>there, the first stage&#39;s best 5 of 3 queries</dd>" in text
+    curves = pd.read_csv(tmp_path / "c" / "curves.csv")
+    kept = curves[(curves["mode"] == "keep") & (curves["metric"] == "nDCG@10")]
+    assert kept["value"].tolist() == pytest.approx([0.5, 0.5, 0.7, 0.9], abs=1e-6)
+    assert kept["faithfulness"].tolist() == pytest.approx([0, 0, 0.5, 1], abs=1e-5)  # float32 on disk
+
+
+def test_a_full_model_that_ranks_no_better_than_the_empty_one_is_told(tmp_path: Path) -> None:
+    summary = build_circuit_report(reranked(tmp_path / "c", NDCG | {"full": 0.5}))
+    assert "The full model is not shown to rank better than the empty one here" in summary.caveats
 
 
 def test_folders_that_are_not_whole_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from reference_readouts import ReadoutReference
-from relscope.analysis import Head, HeadSet
+from relscope.analysis import Head, HeadSet, HeadSource
 from relscope.data import Collection
 from relscope.errors import InputError
+from relscope.interventions import ablated
 from relscope.models import JudgeModel
 from relscope.prompts import PromptRenderer, PromptTemplate, render_cut
 from relscope.study import Reranking, rerank
@@ -93,6 +94,39 @@ def test_heads_that_the_model_does_not_have_are_refused_before_anything_is_made(
     with pytest.raises(InputError, match="layer 99, head 0 does not exist"):
         rerank(judge, demo, PromptTemplate(**SHORT), Reranking(method="attention", heads=heads), folder=tmp_path / "v")
     assert not (tmp_path / "v").exists()
+
+
+def test_heads_of_another_model_are_refused_or_told_by_its_shape(judge: JudgeModel, demo: Collection) -> None:
+    identity, shape, template = judge.identity, judge.shape, PromptTemplate(**SHORT)
+    source = HeadSource(
+        run="runs/one", run_identity="0", model=identity.name, adapter=None, revision=identity.revision,
+        dtype=identity.dtype, fingerprint=identity.fingerprint, n_layers=shape.n_layers, n_heads=shape.n_heads,
+    )  # fmt: skip
+    options = Reranking(method="attention", heads=dataclasses.replace(HEADS, source=source), depth=1, queries=1)
+
+    def told(**changed: Any) -> list[str]:
+        heads = dataclasses.replace(HEADS, source=dataclasses.replace(source, **changed))
+        progress = Told()
+        rerank(judge, demo, template, dataclasses.replace(options, heads=heads), progress=progress)
+        return [text for text in progress.warnings if text.startswith("mine: ")]
+
+    assert told() == []
+    (warning,) = told(fingerprint="f" * 64)
+    assert "(weights ffffffffffff) and is used in" in warning
+    with pytest.raises(InputError, match=f"with 99 layers of {shape.n_heads} heads, and .* has {shape.n_layers} of"):
+        told(n_layers=99)
+    progress = Told()
+    rerank(judge, demo, template, dataclasses.replace(options, heads=HEADS), progress=progress)
+    assert "mine: does not say in which model its heads were chosen; use them in no other" in progress.warnings
+    # Whole head sets are checked where they are ablated, too.
+    with (
+        pytest.raises(InputError, match="with 99 layers"),
+        ablated(judge, dataclasses.replace(HEADS, source=dataclasses.replace(source, n_layers=99)), kind="zero"),
+    ):
+        pass
+    other = dataclasses.replace(HEADS, source=dataclasses.replace(source, fingerprint="f" * 64))
+    with pytest.warns(UserWarning, match="another model of the same shape"), ablated(judge, other, kind="zero"):
+        pass
 
 
 def test_options_that_do_not_belong_together_are_refused() -> None:

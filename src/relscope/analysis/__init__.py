@@ -65,6 +65,7 @@ from relscope.analysis.head_sets import (
     split_queries,
     top_set,
 )
+from relscope.analysis.head_source import HeadSource
 from relscope.analysis.heads import top_heads
 from relscope.analysis.interaction import ScoreCorrelation, interaction_score_means, score_correlations
 from relscope.analysis.intervals import Estimate, bootstrap_weights, excluded_by_chance, percentile_interval
@@ -119,6 +120,7 @@ __all__ = [
     "Estimate",
     "Head",
     "HeadSet",
+    "HeadSource",
     "JudgeQuality",
     "Matched",
     "MeasuredSimilarity",

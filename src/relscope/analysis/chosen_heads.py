@@ -5,7 +5,8 @@
     interaction            largest S = mean over queries of s(q, d_positive) - s(q, d_negative), signed: what they
                            attend to alone, whatever it causes                       (experiment interaction)
 
-The set carries the queries on which it was chosen: on them it looks better than it is. Cost: no forward pass.
+The set carries the queries on which it was chosen: on them it looks better than it is; and the run and its model, in
+which alone its heads are what was measured. Cost: no forward pass.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pandas as pd
 
 from relscope.analysis.effects import site_effects
 from relscope.analysis.head_sets import Head, HeadSet
+from relscope.analysis.head_source import HeadSource
 from relscope.analysis.interaction import interaction_score_means
 from relscope.errors import InputError
 from relscope.results import INTERACTION, Run, read_readout
@@ -35,7 +37,7 @@ def chosen_heads(run: Run, k: int, *, by: str = "query", below: int | None = Non
 
     Returns:
         The heads, first the one put first; region `query` for edges and the interaction. `chosen_on` has the queries of
-        all pairs of the run.
+        all pairs of the run, `source` the run and its model.
 
     Raises:
         InputError: the run has not measured this, or has fewer than k heads.
@@ -51,7 +53,7 @@ def chosen_heads(run: Run, k: int, *, by: str = "query", below: int | None = Non
         Head(int(layer), int(head), region) for layer, head in zip(ranked["layer"][:k], ranked["head"][:k], strict=True)
     )
     name = f"{by}-{k}" if below is None else f"{by}-{k} below {below}"
-    return HeadSet(name, members, tuple(dict.fromkeys(query_of.values())))
+    return HeadSet(name, members, tuple(dict.fromkeys(query_of.values())), HeadSource.of_run(run))
 
 
 def _by_interaction(run: Run) -> pd.DataFrame:

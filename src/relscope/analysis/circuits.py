@@ -242,7 +242,7 @@ def heads_of(ranked: pd.DataFrame) -> tuple[Head, ...]:
 
 
 def circuit_sizes(n_sites: int, shares: Sequence[float] = SHARES) -> tuple[int, ...]:
-    """Numbers of sites at shares of all of them, rounded, at least one, each once.
+    """Numbers of sites at shares of all of them, rounded, at least one, each once; all sites always come last.
 
     Raises:
         InputError: a share is not in (0, 1].
@@ -250,7 +250,7 @@ def circuit_sizes(n_sites: int, shares: Sequence[float] = SHARES) -> tuple[int, 
     for share in shares:
         if not 0 < share <= 1 or not math.isfinite(share):
             raise InputError(f"share {share} of all sites: give numbers above 0 and at most 1")
-    return tuple(sorted({max(1, round(share * n_sites)) for share in shares}))
+    return tuple(sorted({max(1, round(share * n_sites)) for share in shares} | {n_sites}))
 
 
 def _named(identity: Mapping[str, Any]) -> str:

@@ -19,20 +19,23 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from relscope.analysis.head_source import HeadSource
 from relscope.analysis.heads import top_heads
 from relscope.errors import InputError
 from relscope.results import make_folder, write_whole
 
 SET_REGIONS: Final = ("document", "query", "instruction", "last")
 """Regions whose heads make up the sets, in the order of the paper's Table 1."""
+HEAD_SET_VERSION: Final = 2
+"""The `schema_version` that is written; files of version 1, and those made by hand, have none and no `source`."""
 N_DRAWS: Final = 20
 N_DEPTHS: Final = 4
 """Equal parts of the layers within which matched heads are drawn."""
@@ -56,6 +59,7 @@ class HeadSet:
         name: for display.
         members: the heads.
         chosen_on: ids of the queries by which they were chosen, on which they must not be evaluated; empty: not known.
+        source: the run by which they were chosen, with its model; None: not known.
 
     Raises:
         InputError: a member stands twice.
@@ -64,6 +68,7 @@ class HeadSet:
     name: str
     members: tuple[Head, ...]
     chosen_on: tuple[str, ...] = ()
+    source: HeadSource | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.members)) != len(self.members):
@@ -76,25 +81,39 @@ class HeadSet:
     def __len__(self) -> int:
         return len(self.members)
 
+    def check_use(self, identity: Mapping[str, Any], n_layers: int, n_heads: int) -> str | None:
+        """Refuse a model of other shape than that in which they were chosen, if it is known (`HeadSource.check_use`).
+
+        Raises:
+            InputError: names both models and their shapes.
+        """
+        return None if self.source is None else self.source.check_use(self.name, identity, n_layers, n_heads)
+
     def to_json(self) -> str:
-        """One JSON object: name, members, each as [layer, head, region], and where it is known `chosen_on`."""
-        known = {"chosen_on": self.chosen_on} if self.chosen_on else {}
-        return json.dumps({"name": self.name, "members": self.members, **known}, ensure_ascii=False)
+        """One JSON object: name, members, each as [layer, head, region], and where known `chosen_on` and `source`."""
+        known: dict[str, Any] = {"chosen_on": self.chosen_on} if self.chosen_on else {}
+        known |= {"source": asdict(self.source)} if self.source else {}
+        fields = {"schema_version": HEAD_SET_VERSION, "name": self.name, "members": self.members, **known}
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> HeadSet:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, now or before it had a `schema_version`.
 
         Raises:
-            InputError: it is no head set; says what one looks like.
+            InputError: it is no head set, which says what one looks like; or one of another version.
         """
         try:
             given = json.loads(text)
             members = tuple(Head(_whole(layer), _whole(head), str(region)) for layer, head, region in given["members"])
-            chosen_on = given.get("chosen_on", [])
+            version = given.get("schema_version")
+            if version not in (None, HEAD_SET_VERSION):
+                raise InputError(f"has schema_version {version!r}; this relscope reads {HEAD_SET_VERSION}, or none")
+            chosen_on, source = given.get("chosen_on", []), given.get("source")
             if not isinstance(chosen_on, list):
                 raise TypeError("chosen_on is no list")
-            return cls(str(given["name"]), members, tuple(map(str, chosen_on)))
+            chosen_in = None if source is None else HeadSource.from_fields(source)
+            return cls(str(given["name"]), members, tuple(map(str, chosen_on)), chosen_in)
         except (KeyError, TypeError, ValueError) as failure:
             if isinstance(failure, InputError):
                 raise

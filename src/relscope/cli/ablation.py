@@ -109,6 +109,9 @@ def ablate(
     except KeyboardInterrupt:
         raise o.interrupted(folder, out) from None
     _print(summary)
+    from relscope.cli.show import OUT
+
+    OUT.print(o.shown_with(run, folder), markup=False)
 
 
 def _top(text: str) -> int | float:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from relscope.report import CircuitSummary
 
 _SEARCH, _JUDGED = "Search (of a RUN)", "What it is judged on"
-_OF_THE_SEARCH = ("threshold", "tolerance", "by", "kind", "positions", "select", "prune_sets", "minimality", "draws")
+_OF_THE_SEARCH = ("threshold", "tolerance", "by", "kind", "positions", "select", "shares", "prune_sets", "minimality",
+                  "draws")  # fmt: skip
 _OF_A_CIRCUIT = ("model", "data", "prompt", "negatives", "dtype")
 
 
@@ -42,6 +43,12 @@ def circuit(
     select: Annotated[
         float | None,
         typer.Option("--select", rich_help_panel=_SEARCH, help="Share of the run's queries to select by."),
+    ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            "--shares", rich_help_panel=_SEARCH, help="Sizes of the curves: shares of all sites, as 0.01,0.1."
+        ),
     ] = None,
     prune_sets: Annotated[
         int | None, typer.Option("--prune-sets", rich_help_panel=_SEARCH, help="Sets that pruning may judge (64).")
@@ -95,12 +102,14 @@ def circuit(
         summary = _measured(source, folder, given)
     except KeyboardInterrupt:
         raise o.interrupted(folder, out) from None
-    from relscope.cli.show import print_json
+    from relscope.cli.show import OUT, print_json
 
     if as_json:
         print_json(summary.as_dict())
     else:
         _print(summary)
+        if not source.endswith(".json"):
+            OUT.print(o.shown_with(source, folder), markup=False)
 
 
 def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummary:
@@ -120,6 +129,8 @@ def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummar
         transfer_config,
     )
 
+    if "shares" in given:
+        given = given | {"shares": _shares(given["shares"])}
     names = CircuitOptions.__dataclass_fields__
     options = CircuitOptions(**{name: value for name, value in given.items() if name in names})
     device, trusted = given.get("device", "auto"), given.get("trust_remote_code", False)
@@ -137,6 +148,17 @@ def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummar
 
         progress.stage("writing the report")
         return build_circuit_report(folder)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    try:
+        if shares := tuple(float(share) for share in o.listed(text)):
+            return shares
+        raise ValueError(text)
+    except ValueError:
+        form = "numbers with commas between them, such as 0.01,0.1"
+        raise InputError(f"option --shares: {text!r}: give {form}") from None
 
 
 def _print(summary: CircuitSummary) -> None:

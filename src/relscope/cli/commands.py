@@ -273,10 +273,19 @@ def report(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder of a run, of a comparison, of an ablation or of a circuit.")
     ],
+    downstream: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="Show an ablation or a circuit of this RUN too: its folder; may be given again."),
+    ] = None,
 ) -> None:
     """Rebuild the report of a run, a comparison, an ablation or a circuit from its rows alone."""
     from relscope import report as reports
 
+    if downstream:
+        if reports.is_ablation(run) or reports.is_circuit(run) or reports.is_comparison(run):
+            raise InputError("option --with: belongs to the folder of a run, in whose report it is shown")
+        print(f"report: {reports.build_report(run, downstream)}")
+        return
     if reports.is_ablation(run):
         print(f"report: {reports.build_ablation_report(run).report}")
         return

@@ -119,6 +119,11 @@ def interrupted(folder: Path | None, out: Path | None, beside: str = "") -> type
     return typer.Exit(130)
 
 
+def shown_with(run: str | Path, folder: Path) -> str:
+    """How a run's own report comes to show what was evaluated of it."""
+    return f"in the run's report: {shlex.join(['relscope', 'report', str(run), '--with', str(folder)])}"
+
+
 def folder_name(config: StudyConfig, models: str | None = None) -> str:
     """Model, data and prompt, as one name; a run of other settings under the same name is refused, not mixed."""
     catalogue = "ir_datasets:"

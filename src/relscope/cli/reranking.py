@@ -128,6 +128,8 @@ def heads(
     file = out or Path("heads") / f"{o.source_name(str(run))}-{re.sub(r'[^A-Za-z0-9.]+', '-', chosen.name)}.json"
     chosen.save(file)
     OUT.print(f"{chosen.name}: {', '.join(f'L{head.layer}H{head.head}' for head in chosen)}", markup=False)
+    if (source := chosen.source) is not None:
+        OUT.print(f"chosen in {source.model}, {source.n_layers} layers of {source.n_heads} heads", markup=False)
     OUT.print(f"chosen by {len(chosen.chosen_on)} queries, which are not reranked", markup=False)
     OUT.print(f"heads: {file}", markup=False)
 

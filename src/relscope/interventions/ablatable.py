@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from relscope.errors import InputError
 from relscope.interventions.patching import check_patches
@@ -14,6 +17,27 @@ ABLATED_COMPONENTS = ("z", "attn_out", "mlp_out")
 
 Ablatable = Site | tuple[int, int, str]
 """A site of these components; or a head as layer, head and region, as head sets hold them."""
+
+
+@runtime_checkable
+class ChosenHeads(Protocol):
+    """Heads that know in which model they were chosen, as a head set does."""
+
+    def check_use(self, identity: Mapping[str, Any], n_layers: int, n_heads: int) -> str | None:
+        """Refuse a model of other shape; say where it is another one of the same."""
+        ...
+
+
+def check_chosen(judge: JudgeModel, given: Iterable[Ablatable]) -> None:
+    """Refuse heads that were chosen in a model of other shape, and warn where it was another one of the same.
+
+    Raises:
+        InputError: names both models.
+    """
+    if isinstance(given, ChosenHeads):
+        shape = judge.shape
+        if doubt := given.check_use(dataclasses.asdict(judge.identity), shape.n_layers, shape.n_heads):
+            warnings.warn(doubt, stacklevel=4)  # where the context is entered
 
 
 def ablatable_sites(judge: JudgeModel, given: Iterable[Ablatable]) -> list[Site]:

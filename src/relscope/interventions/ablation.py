@@ -24,7 +24,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from relscope.errors import InputError, did_you_mean
-from relscope.interventions.ablatable import Ablatable, ablatable_sites
+from relscope.interventions.ablatable import Ablatable, ablatable_sites, check_chosen
 from relscope.interventions.references import Kind, Reference
 from relscope.interventions.sites import Site
 from relscope.models import EditFunction, JudgeModel, Treatment, hook
@@ -53,10 +53,11 @@ def ablated(
         keep_only: ablate all else of the sites' components (of `z` where there are no sites) at all positions.
 
     Raises:
-        InputError: a site is none of the model's or cannot be ablated, the reference does not suit, or the model fails
-            the clauses of the contract that patching needs.
+        InputError: a site is none of the model's or cannot be ablated, a head set was chosen in a model of other shape,
+            the reference does not suit, or the model fails the clauses of the contract that patching needs.
     """
     judge.contract.require_patching(judge.identity.name)
+    check_chosen(judge, sites)
     ablation = _Ablation(judge, ablatable_sites(judge, sites), _checked_reference(judge, kind, reference), keep_only)
     with contextlib.ExitStack() as stack:
         stack.callback(judge.decoder.register_forward_pre_hook(ablation.refuse_others).remove)

@@ -11,7 +11,7 @@ from pathlib import Path
 from relscope.report import ablation_table as tables
 from relscope.report.ablation_contents import findings, outcome_table, read_ablation
 from relscope.report.ablation_page import notices, render
-from relscope.report.build import REPORT_NAME
+from relscope.report.assets import REPORT_NAME
 from relscope.results.files import write_whole
 
 

@@ -68,23 +68,32 @@ def notices(contents: AblationContents) -> list[Notice]:
     return found + few_queries("The table rests", contents.n_queries)
 
 
+def title(contents: AblationContents) -> str:
+    """What the page asks."""
+    return f"What is {facts.short_name(contents.header.model)} without the heads found?"
+
+
+def table(contents: AblationContents) -> dict[str, Any]:
+    """What the macro `condition_table` shows."""
+    rows = [
+        {"name": name, "cells": row, "strong": name in (FULL_MODEL, contents.largest)}
+        for name, row in tables.cells(contents)
+    ]
+    return {"columns": contents.columns, "rows": rows, "note": tables.note(contents)}
+
+
 def _values(contents: AblationContents) -> dict[str, Any]:
     header = contents.header
     file = downloads.embedded_table("table.csv", outcome_table(contents))
     drawn = [condition.name for condition in header.conditions if condition.draw]
     fixed = [condition.name for condition in header.conditions if not condition.draw]
     return {
-        "title": f"What is {facts.short_name(header.model)} without the heads found?",
-        "lead": _lead(contents),
+        "title": title(contents),
+        "lead": lead(contents),
         "sections": SECTIONS,
         "notices": notices(contents),
         "findings": findings(contents),
-        "columns": contents.columns,
-        "rows": [
-            {"name": name, "cells": row, "strong": name in (FULL_MODEL, contents.largest)}
-            for name, row in tables.cells(contents)
-        ],
-        "note": tables.note(contents),
+        "table": table(contents),
         "charts": [_chart(contents, column) for column in contents.columns],
         "measures": _measures(contents),
         "facts": _facts(contents),
@@ -104,7 +113,8 @@ def _values(contents: AblationContents) -> dict[str, Any]:
     }
 
 
-def _lead(contents: AblationContents) -> str:
+def lead(contents: AblationContents) -> str:
+    """On whose queries heads were chosen and ablated, and how."""
     header, settings = contents.header, contents.header.settings
     doing = "all heads but the named ones are" if settings["keep_only"] else "the named heads are"
     chosen = words.count(len(header.selection.queries), "query", "queries")

@@ -1,4 +1,4 @@
-"""What does every page carry besides its numbers? Its template, this package's own style and script, and plotly's.
+"""What does every page carry besides its numbers? A name, a template, our own style and script, and plotly's.
 
 Every text passes the template's automatic escaping; only what is read here is put in as it is.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
+
+REPORT_NAME: Final = "report.html"
 
 
 def template(name: str) -> Template:

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from relscope.report.assets import REPORT_NAME
 from relscope.report.contents import read_contents
+from relscope.report.downstream import read_downstream
 from relscope.report.figures import draw_figures
 from relscope.report.page import render
 from relscope.results import open_run
 from relscope.results.files import write_whole
 
-REPORT_NAME = "report.html"
 FIGURES_FOLDER = "figures"
 
 
-def build_report(run_dir: Path) -> Path:
+def build_report(run_dir: Path, downstream: Sequence[str | Path] = ()) -> Path:
     """Write `report.html` and `figures/*.png`, `*.pdf` into the run folder, from its rows and manifest alone.
 
     Works while the run is still going, and then says so. The same rows give the same bytes.
 
     Args:
         run_dir: a folder that `relscope run` has written or is writing.
+        downstream: folders of `relscope ablate` and `relscope circuit` that are shown too, in this order. The run's
+            folder does not remember them: built again without them, the report has no such section.
 
     Returns:
         The path of `report.html`.
 
     Raises:
-        InputError: `run_dir` is not a run folder, or it is damaged.
+        InputError: `run_dir` is not a run folder, or it is damaged; a folder of `downstream` cannot be shown, or is of
+            another run.
         RunError: a part is damaged, or the folder cannot be written.
     """
     run = open_run(Path(run_dir))
+    evaluated = read_downstream(run, downstream)
     contents = read_contents(run)
     figures = draw_figures(contents, run.directory / FIGURES_FOLDER)
-    page = render(contents, run.directory, figures)
+    page = render(contents, run.directory, figures, evaluated)
     path = run.directory / REPORT_NAME
     # Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a question mark.
     write_whole(path, page.encode("utf-8", errors="replace"))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from relscope.analysis import Areas, Circuit, Estimate, SetMetrics, curve_table, set_name
+from relscope.errors import InputError
 from relscope.report import words
-from relscope.results import CircuitFolder
+from relscope.results import open_circuit
 
+CIRCUIT_NAME = "circuit.json"
 METRIC_WORDS = {
     "ld_gap": "LD, relevant less other",
     "f1": "F1",
@@ -60,6 +63,7 @@ class CircuitContents:
         measured: each metric of the circuit.
         losses: of each member that was left out: its name, and f lost, the largest loss first.
         incompleteness: of each random part of the circuit.
+        n_ranked: queries whose documents are reranked; 0 where none are.
     """
 
     circuit: Circuit
@@ -70,6 +74,12 @@ class CircuitContents:
     measured: tuple[MetricOfCircuit, ...]
     losses: tuple[tuple[str, Estimate], ...]
     incompleteness: tuple[Estimate, ...]
+    n_ranked: int
+
+    @property
+    def ranking(self) -> MetricOfCircuit | None:
+        """The measure of the reranking; None where nothing is reranked."""
+        return next((one for one in self.measured if one.metric not in METRIC_WORDS), None)
 
     @property
     def ld_gap(self) -> MetricOfCircuit:
@@ -82,14 +92,18 @@ class CircuitContents:
         return len(self.circuit) / len(self.circuit.all_sites)
 
 
-def circuit_contents(folder: CircuitFolder, circuit: Circuit) -> CircuitContents:
-    """Compute what a finished folder says.
+def read_circuit(directory: Path) -> CircuitContents:
+    """Read a finished folder of `relscope circuit` and compute everything that is told of it.
 
     Raises:
-        InputError: its rows and its manifest do not belong together.
+        InputError: it is no such folder, is not complete, or its rows and its manifest do not belong together.
         RunError: a part is damaged.
     """
+    folder = open_circuit(directory)
     manifest = folder.manifest
+    if manifest["status"] != "complete":
+        raise InputError(f"{directory}: is not complete; finish it by giving `relscope circuit` again")
+    circuit = Circuit.load(directory / CIRCUIT_NAME)
     rows, ranked = (of[of["step"] == "evaluate"] for of in (folder.rows(), folder.rows(ranking=True)))
     metrics = SetMetrics(rows, manifest["query_of"], ranked, seed=manifest["identity"]["options"]["seed"])
     sizes, n_sites = manifest.get("sizes", ()), len(circuit.all_sites)
@@ -109,6 +123,7 @@ def circuit_contents(folder: CircuitFolder, circuit: Circuit) -> CircuitContents
         measured=measured,
         losses=tuple(sorted(losses, key=lambda loss: -loss[1].value)),
         incompleteness=tuple(parts),
+        n_ranked=int(ranked["query_id"].nunique()),
     )
 
 

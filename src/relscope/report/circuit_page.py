@@ -36,6 +36,13 @@ def notices(contents: CircuitContents) -> list[Notice]:
     if math.isnan(gap.f_kept.low):
         text = "f divides by their difference, so that none of the shares below has a bounded interval."
         found.append(Notice("alarm", "The full model may be no better than the empty one here", text))
+    if (ranking := contents.ranking) is not None and math.isnan(ranking.f_kept.low):
+        text = (
+            f"{ranking.metric} is {difference(ranking.full, 2)} of the full model and {difference(ranking.empty, 2)} "
+            "with every site ablated. f divides by their difference, whose interval includes 0: read the values of "
+            f"{ranking.metric}, and not its f."
+        )
+        found.append(Notice("warn", "The full model is not shown to rank better than the empty one here", text))
     if contents.circuit.model.get("kind") == "embedded":
         found.append(Notice("warn", "This is a model to learn and test with", EMBEDDED_MODEL))
     threshold = contents.circuit.settings.get("threshold")
@@ -76,10 +83,23 @@ def findings(contents: CircuitContents) -> list[Finding]:
             f"{difference(gap.f_knocked_out, 2)}.",
         ),
     ]
-    if gap.randoms:
+    if (ranking := contents.ranking) is not None:
         found.append(
             Finding(
-                f"Random sets of this size keep {words.number(min(gap.randoms))} to {words.number(max(gap.randoms))}",
+                f"{ranking.metric} is {words.number(ranking.kept.value)} with the circuit alone, "
+                f"{words.number(ranking.full.value)} with the full model",
+                f"Over {words.count(contents.n_ranked, 'reranked query', 'reranked queries')}: "
+                f"{difference(ranking.kept, 2)} alone, {difference(ranking.knocked_out, 2)} knocked out, "
+                f"{difference(ranking.full, 2)} of the full model and {difference(ranking.empty, 2)} with every site "
+                f"ablated. f is {difference(ranking.f_kept, 2)} alone and {difference(ranking.f_knocked_out, 2)} "
+                "knocked out.",
+            )
+        )
+    if gap.randoms:
+        low, high = words.number(min(gap.randoms)), words.number(max(gap.randoms))
+        found.append(
+            Finding(
+                f"Random sets of this size keep {low}{f' to {high}' if high != low else ''}",
                 f"{words.count(len(gap.randoms), 'set')} drawn at random, as many at each region, kept alone.",
             )
         )
@@ -111,20 +131,31 @@ def findings(contents: CircuitContents) -> list[Finding]:
     return found
 
 
+def title(contents: CircuitContents) -> str:
+    """How large the circuit is."""
+    return f"A circuit of {words.count(len(contents.circuit), 'head')} at their regions"
+
+
+def lead(contents: CircuitContents) -> str:
+    """What is asked, of which model, with which prompt, on which data."""
+    circuit = contents.circuit
+    adapter = f" with {circuit.model['adapter']}" if circuit.model.get("adapter") else ""
+    return (
+        f"{circuit.model.get('name')}{adapter}, {circuit.faithfulness['prompt']}, {circuit.faithfulness['data']} "
+        f"({circuit.faithfulness['negatives']} negatives): what is left of the verdicts when all other heads are "
+        "ablated?"
+    )
+
+
 def _values(contents: CircuitContents) -> dict[str, Any]:
     circuit, manifest = contents.circuit, contents.manifest
     file = downloads.embedded_table("curves.csv", contents.curves) if len(contents.curves) else None
     enough = contents.metrics.n_queries >= LEAST_QUERIES
     shown = {"curves": bool(len(contents.curves)), "complete": bool(contents.losses or contents.incompleteness)}
     by_region = groupby(sorted(circuit, key=lambda m: (words.region_key(m.region), m)), key=lambda m: m.region)
-    adapter = f" with {circuit.model['adapter']}" if circuit.model.get("adapter") else ""
     return {
-        "title": f"A circuit of {words.count(len(circuit), 'head')} at their regions",
-        "lead": (
-            f"{circuit.model.get('name')}{adapter}, {circuit.faithfulness['prompt']}, {circuit.faithfulness['data']} "
-            f"({circuit.faithfulness['negatives']} negatives): what is left of the verdicts when all other heads are "
-            "ablated?"
-        ),
+        "title": title(contents),
+        "lead": lead(contents),
         "sections": [section for section in _SECTIONS if shown.get(section[0], True)],
         "notices": notices(contents),
         "findings": findings(contents),
@@ -140,7 +171,7 @@ def _values(contents: CircuitContents) -> dict[str, Any]:
             for one in contents.areas
         ],
         "from_share": f"{100 * contents.areas[0].from_share:.2g}\u00a0%" if contents.areas else "",
-        "plots": (drawn := _plots(contents)),
+        "plots": (drawn := curves(contents, "curve")),
         "regions": [(region, [words.head_name(m.layer, m.head) for m in members]) for region, members in by_region],
         "losses": [(name, _cell(loss), enough and loss.low > 0) for name, loss in contents.losses],
         "n_members": len(circuit),
@@ -149,6 +180,8 @@ def _values(contents: CircuitContents) -> dict[str, Any]:
         "embedded": file,
         "embedded_words": f"{words.count(file.n_rows, 'row')}, {words.size(file.n_bytes)}" if file else "",
         "n_queries": words.count(_n_queries(manifest), "query", "queries"),
+        "ranked": contents.ranking and contents.ranking.metric,
+        "n_ranked": words.count(contents.n_ranked, "query", "queries"),
         "version": __version__,
         "plot_data": {"maps": [], "limits": {}, "quantities": {}, "zoom": False, "verdicts": None, "lines": drawn},
         "css": assets.own("report.css"),
@@ -174,6 +207,10 @@ def _facts(contents: CircuitContents) -> list[tuple[str, str]]:
                     f"the ablation's values, {_n_queries(manifest)} of the evaluation"),
         ("Pairs evaluated", f"{len(manifest['query_of'])}; {manifest['n_excluded']} could not be asked about"),
     ]  # fmt: skip
+    if contents.n_ranked:
+        options = manifest["identity"]["options"]
+        ranked = words.count(contents.n_ranked, "query", "queries")
+        facts.append(("Reranked", f"{options['rerank']}, the first stage's best {options['depth']} of {ranked}"))
     if grown := manifest.get("grown"):
         pruned = manifest["pruned"]
         facts.append(
@@ -187,7 +224,13 @@ def _facts(contents: CircuitContents) -> list[tuple[str, str]]:
     return facts
 
 
-def _plots(contents: CircuitContents) -> list[dict[str, Any]]:
+def curves(contents: CircuitContents, identifier: str) -> list[dict[str, Any]]:
+    """A plot of f over size for each metric, as the macro `curve_figures` and the script want them.
+
+    Args:
+        contents: of the circuit.
+        identifier: what the elements' ids begin with; no other plots of the page have it.
+    """
     drawn = []
     for number, metric in enumerate(dict.fromkeys(contents.curves["metric"])):
         of_metric = contents.curves[(contents.curves["metric"] == metric) & (contents.curves["n_sites"] > 0)]
@@ -197,7 +240,7 @@ def _plots(contents: CircuitContents) -> list[dict[str, Any]]:
             ends = {"faithfulness": "mean", "faithfulness_low": "low", "faithfulness_high": "high"}
             lines.append((name, frame.drop(columns="mode").rename(columns=ends)))
         label = METRIC_WORDS.get(metric, metric)
-        plot = plots.lines(f"curve-{number}", "sites in the circuit (log scale)", "f", lines, x="n_sites")
+        plot = plots.lines(f"{identifier}-{number}", "sites in the circuit (log scale)", "f", lines, x="n_sites")
         drawn.append(plot | {"log_x": True, "title": label, "label": f"f of {label} over the number of sites."})
     return drawn
 

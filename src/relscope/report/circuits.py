@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relscope.analysis import Circuit, Estimate
-from relscope.errors import InputError
-from relscope.report.build import REPORT_NAME
-from relscope.report.circuit_contents import CircuitContents, circuit_contents
+from relscope.analysis import Estimate
+from relscope.report.assets import REPORT_NAME
+from relscope.report.circuit_contents import CircuitContents, read_circuit
 from relscope.report.circuit_page import findings, notices, render
-from relscope.results import holds_circuit, open_circuit
+from relscope.results import holds_circuit
 from relscope.results.files import write_whole
 
-CIRCUIT_NAME = "circuit.json"
 CURVES_NAME = "curves.csv"
 
 
@@ -63,10 +61,7 @@ def build_circuit_report(folder: str | Path) -> CircuitSummary:
         RunError: a part of the rows is damaged, or the folder cannot be written.
     """
     directory = Path(folder)
-    opened = open_circuit(directory)
-    if opened.manifest["status"] != "complete":
-        raise InputError(f"{directory}: is not complete; finish it by giving `relscope circuit` again")
-    contents = circuit_contents(opened, Circuit.load(directory / CIRCUIT_NAME))
+    contents = read_circuit(directory)
     write_whole(directory / CURVES_NAME, contents.curves.to_csv(index=False, float_format="%.7g").encode())
     write_whole(directory / REPORT_NAME, render(contents).encode("utf-8", errors="replace"))
     return CircuitSummary(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relscope.analysis import Estimate, JudgeQuality
-from relscope.report.build import FIGURES_FOLDER, REPORT_NAME
+from relscope.report.assets import REPORT_NAME
+from relscope.report.build import FIGURES_FOLDER
 from relscope.report.comparison_contents import compare, compared_quality, compared_transfers, strongest_transfers
 from relscope.report.comparison_figures import draw_comparison
 from relscope.report.comparison_findings import of, site_name

@@ -14,6 +14,7 @@ from typing import Any
 
 from relscope.report import assets, downloads, facts, verdicts, views, words
 from relscope.report.contents import CONFIDENCE, Contents
+from relscope.report.downstream import DOWNSTREAM, Evaluated, downstream_view
 from relscope.report.findings import by_chance
 from relscope.report.map_kinds import FLOW, HEADS
 from relscope.report.maps import COLOURS, MODULES, EffectMap
@@ -31,6 +32,7 @@ SECTIONS = (
     ("flow", "Information flow"),
     ("heads", "Heads"),
     *MECHANISM.items(),
+    ("downstream", DOWNSTREAM),
     ("prompts", "Prompts"),
     ("reading", "How to read"),
     ("data", "Data"),
@@ -40,12 +42,21 @@ MOST_MANIFEST_ENTRIES = 500
 MOST_PARTS_LISTED = 12
 
 
-def render(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> str:
-    """The report as HTML text. `figures` are the PNG paths in `run_dir`, each with a PDF beside it."""
-    return assets.template("report.html.j2").render(_values(contents, run_dir, figures))
+def render(contents: Contents, run_dir: Path, figures: Sequence[Path], evaluated: Sequence[Evaluated] = ()) -> str:
+    """The report as HTML text.
+
+    Args:
+        contents: of the run.
+        run_dir: its folder.
+        figures: the PNG paths in `run_dir`, each with a PDF beside it.
+        evaluated: ablations and circuits of the run that are shown too.
+    """
+    return assets.template("report.html.j2").render(_values(contents, run_dir, figures, evaluated))
 
 
-def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[str, Any]:
+def _values(
+    contents: Contents, run_dir: Path, figures: Sequence[Path], evaluated: Sequence[Evaluated]
+) -> dict[str, Any]:
     manifest = contents.manifest
     judged = contents.rows[contents.rows["experiment"] == "judge"]
     experiments = [step.experiment for step in contents.progress if step.stored]
@@ -53,6 +64,9 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
     histogram = verdicts.histogram(judged) if len(judged) else None
     directions, plots = _directions(contents)
     mechanism, drawn = mechanism_values(contents.mechanism, contents.scale.quantity)
+    told = notices(contents)
+    mechanism["downstream"], curves = downstream_view(evaluated, told)
+    drawn["lines"] += curves
     shown_sections = {name: section is not None for name, section in mechanism.items()}
     shown_sections |= {name: _asked_for(contents, name) for name in ("flow", "heads")}
     parts = downloads.parquet_files(run_dir, "rows")
@@ -63,7 +77,7 @@ def _values(contents: Contents, run_dir: Path, figures: Sequence[Path]) -> dict[
         "sections": [(name, title) for name, title in SECTIONS if shown_sections.get(name, True)],
         "complete": contents.complete,
         "so_far": _so_far(contents),
-        "notices": notices(contents),
+        "notices": told,
         "facts": facts.facts(
             manifest, contents.directions, experiments, contents.precision.sentence if contents.precision else None
         ),

@@ -18,7 +18,7 @@ import pandas as pd
 
 from relscope.analysis import RBO_P
 from relscope.errors import InputError
-from relscope.report.build import REPORT_NAME
+from relscope.report.assets import REPORT_NAME
 from relscope.report.contents import CONFIDENCE
 from relscope.report.similarity_contents import Mechanisms, compare_runs, not_compared, similarity_table
 from relscope.report.similarity_findings import findings, set_name

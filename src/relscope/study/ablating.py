@@ -42,7 +42,7 @@ from relscope.study.ablation_plan import (
     read_selection,
 )
 from relscope.study.config import StudyConfig, prompt_fields
-from relscope.study.prepare import Progress, Silent, load_data, load_model
+from relscope.study.prepare import Progress, Silent, Within, load_data, load_model
 from relscope.study.ranking_methods import most_prompts
 from relscope.study.reranking import Reranking, rerank
 
@@ -136,27 +136,6 @@ class _Bench:
         return self._references[asked.name]
 
 
-class _Told:
-    """The progress of a reranking within a larger one: amounts go on, stages do not, and a warning comes once."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.to = progress
-        self.notes: dict[str, None] = {}
-        self.advance = progress.advance
-
-    def stage(self, text: str) -> None:
-        """Say nothing: the condition is the stage."""
-
-    def start(self, n_patches: int, work: float) -> None:
-        """Say nothing: the whole was begun before."""
-
-    def warn(self, text: str) -> None:
-        """Pass it on the first time, and keep it."""
-        if text not in self.notes:
-            self.notes[text] = None
-            self.to.warn(text)
-
-
 def ablate_run(
     run_dir: str | Path,
     options: AblationOptions,
@@ -177,7 +156,7 @@ def ablate_run(
         InputError: the run, the model, the data or an option cannot be used; no query is left to evaluate on; the
             folder holds other things or other settings.
     """
-    told = _Told(Silent() if progress is None else progress)
+    told = Within(Silent() if progress is None else progress)
     progress = Silent() if progress is None else progress
     selection = read_selection(run_dir)
     conditions = conditions_of(selection, options)
@@ -210,7 +189,7 @@ def ablate_run(
     return Path(out)
 
 
-def _measure(folder: AblationFolder, bench: _Bench, ranked: ToRank | None, told: _Told) -> None:
+def _measure(folder: AblationFolder, bench: _Bench, ranked: ToRank | None, told: Within) -> None:
     """Judge and rank under every condition what is not stored yet."""
     steps = [
         (number, condition, asked)
@@ -278,7 +257,7 @@ def _write_qrels(folder: AblationFolder, collection: Collection) -> None:
     folder.write_qrels({name: [row[i] for row in rows] for i, name in enumerate(("query_id", "doc_id", "grade"))})
 
 
-def _lint(judge: JudgeModel, asked: Sequence[Asked], told: _Told) -> None:
+def _lint(judge: JudgeModel, asked: Sequence[Asked], told: Within) -> None:
     """Warn where the full model hardly says yes or no."""
     for one in asked:
         first = one.pairs[:_N_LINTED]

@@ -1,4 +1,7 @@
-"""What does the judge make of pairs and rankings when a set of sites is ablated? Each set once, and kept on disk."""
+"""What does the judge make of pairs and rankings when a set of sites is ablated? Each set once, and kept on disk.
+
+Progress is counted in prompts: two a pair, and those that a method may ask of each ranked query.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from relscope.analysis import Head, ranking_values
-from relscope.data import Collection
+from relscope.data import Collection, FirstStage
 from relscope.interventions import Reference, ablated, reference_of
 from relscope.models import JudgeModel
 from relscope.prompts import AlignedPair, PromptTemplate
 from relscope.results import CircuitFolder
-from relscope.study.prepare import Progress
-from relscope.study.reranking import Reranking, rerank
+from relscope.study.prepare import Progress, Within
+from relscope.study.ranking_methods import most_prompts
+from relscope.study.reranking import Reranking, first_of, rerank_first
 
 SELECT, EVALUATE = "select", "evaluate"
 
@@ -34,12 +38,19 @@ class Ablation:
 
 @dataclass(frozen=True)
 class RankedCollection:
-    """What is reranked under each ablation, and by which measure."""
+    """What is reranked under each ablation, from the same first stage, and by which measure."""
 
     collection: Collection
+    first: FirstStage
     template: PromptTemplate
     options: Reranking
     measure: str
+
+    @property
+    def most_prompts(self) -> int:
+        """The most prompts that one reranking asks."""
+        method = self.options.method_of(self.template)
+        return sum(most_prompts(method, len(documents), self.options.top) for documents in self.first.rankings.values())
 
 
 class Measurer:
@@ -50,7 +61,7 @@ class Measurer:
         ablation: what stands in for what is ablated.
         folder: keeps every measurement.
         pairs: of the step SELECT and of the step EVALUATE.
-        progress: is told of every set.
+        progress: is told of every prompt.
     """
 
     def __init__(
@@ -61,7 +72,8 @@ class Measurer:
         pairs: Mapping[str, Sequence[AlignedPair]],
         progress: Progress,
     ) -> None:
-        self.judge, self.ablation, self.folder, self.pairs, self.progress = judge, ablation, folder, pairs, progress
+        self.judge, self.ablation, self.folder, self.pairs = judge, ablation, folder, pairs
+        self.progress = Within(progress)
         self.n_measured = 0
         rows = folder.rows()
         self._stored = {name for name, _ in rows.groupby(["step", "set"])}
@@ -96,17 +108,19 @@ class Measurer:
                 | {"pair_id": [p.pair_id for p in pairs], "ld_clean": lds[:, 0], "ld_corrupted": lds[:, 1]}
             )
             self._stored.add((step, name))
-        self.progress.advance(1, 1.0)
+        self.progress.advance(n_prompts := 2 * len(pairs), float(n_prompts))
         return self._known[key]
 
     def rank(self, name: str, removed: Sequence[Head], ranked: RankedCollection, folder: Path) -> None:
         """Rerank a collection without a set of sites, and keep each query's measure; verdicts are kept in `folder`."""
-        self.progress.advance(1, 1.0)
         if (EVALUATE, name) in self._ranked:
+            self.progress.advance(ranked.most_prompts, float(ranked.most_prompts))
             return
-        verdicts = folder / digest(removed)[:16]
         with ablated(self.judge, removed, kind=self.ablation.kind, reference=self.ablation.reference):
-            done = rerank(self.judge, ranked.collection, ranked.template, ranked.options, folder=verdicts)
+            done = rerank_first(
+                self.judge, ranked.collection, ranked.template, ranked.first, ranked.options,
+                folder=folder / digest(removed)[:16], progress=self.progress,
+            )  # fmt: skip
         judged = {q: ranked.collection.qrels[q] for q in done.rankings if ranked.collection.qrels.get(q)}
         values = ranking_values({name: done.documents}, judged, [ranked.measure])
         self.folder.add(
@@ -134,6 +148,17 @@ def ablation_of(
         return Ablation(kind, None)
     prompts = [prompt for pair in pairs for prompt in (pair.clean, pair.corrupted)]
     return Ablation(kind, reference_of(judge, prompts, kind, positions=positions, sites=sites))
+
+
+def ranked_collection(
+    collection: Collection, template: PromptTemplate, options: Reranking, measure: str
+) -> RankedCollection:
+    """A collection with the first stage that every reranking of it begins with.
+
+    Raises:
+        InputError: the first stage cannot be used, or no query is left.
+    """
+    return RankedCollection(collection, first_of(collection, options), template, options, measure)
 
 
 def without_queries(collection: Collection, texts: set[str]) -> Collection:

@@ -21,7 +21,7 @@ class CircuitOptions:
         reference: queries whose prompts give the values (none for zero).
         pairs: at most so many pairs are evaluated; None: all that are left.
         select: share of the run's queries that selects; None: all of them, others of the data being left.
-        shares: of all sites, at which the curves are measured.
+        shares: of all sites, at which the curves are measured; all sites are always the last point.
         prune_sets: sets that pruning may measure.
         minimality: at most so many members are left out one by one, drawn at random where there are more.
         draws: random parts of the circuit for its completeness.

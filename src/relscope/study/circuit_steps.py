@@ -42,6 +42,7 @@ from relscope.study.circuit_measuring import (
     RankedCollection,
     ablation_of,
     digest,
+    ranked_collection,
     set_rows,
     without_queries,
 )
@@ -90,11 +91,28 @@ class Work:
             seed=self.options.seed,
         )
 
-    def evaluate(self, name: str, removed: Sequence[Head], *, ranking: bool = False) -> None:
-        """Judge, and with `ranking` rerank, without a set of sites."""
-        self.measurer.measure(EVALUATE, name, removed)
-        if ranking and self.ranked is not None:
-            self.measurer.rank(name, removed, self.ranked, self.folder.directory / "reranking")
+    def evaluate(
+        self, what: str, ranked: Mapping[str, Sequence[Head]], judged: Mapping[str, Sequence[Head]] | None = None
+    ) -> None:
+        """Judge, and rerank, the pairs and the collection without each of some sets of sites.
+
+        Args:
+            what: the stage, for the progress.
+            ranked: the sites of each set by its name; judged, and reranked where a collection is.
+            judged: likewise, but these are judged alone.
+        """
+        judged = judged or {}
+        n_prompts = 2 * len(self.evaluation) * (len(ranked) + len(judged))
+        if self.ranked is not None:
+            n_prompts += self.ranked.most_prompts * len(ranked)
+        self.progress.stage(f"{what}, at most {n_prompts:,} prompts")
+        self.progress.start(n_prompts, float(n_prompts))
+        for name, removed in ranked.items():
+            self.measurer.measure(EVALUATE, name, removed)
+            if self.ranked is not None:
+                self.measurer.rank(name, removed, self.ranked, self.folder.directory / "reranking")
+        for name, removed in judged.items():
+            self.measurer.measure(EVALUATE, name, removed)
 
 
 @contextlib.contextmanager
@@ -117,8 +135,9 @@ def opened(out: Path, work: Work, circuit: Circuit, source: Mapping[str, Any]) -
     if options.rerank is not None:
         chosen = Reranking(depth=options.depth, queries=options.queries)
         chosen.method_of(prepared.renderer.template)
+        progress.stage(f"ranking the first stage of {options.rerank}")
         collection = without_queries(load_collection(options.rerank), texts)
-        work.ranked = RankedCollection(collection, prepared.renderer.template, chosen, options.measure)
+        work.ranked = ranked_collection(collection, prepared.renderer.template, chosen, options.measure)
     identity = {
         **source,
         "model": dataclasses.asdict(prepared.judge.identity),
@@ -163,13 +182,12 @@ def search(work: Work, blank: Circuit, ranked: Sequence[Head]) -> Circuit:
 
     work.progress.stage(f"growing a circuit of {len(all_sites)} sites to f = {options.threshold:g}")
     sizes = circuit_sizes(len(all_sites), options.shares)
-    if sizes[-1] < len(all_sites):
-        sizes = (*sizes, len(all_sites))
     size = smallest_size(ranked, sizes, faithfulness, options.threshold)
     grown = ranked[:size]
     reached = faithfulness(grown)
-    work.progress.stage(f"pruning {size} sites, at most {options.prune_sets} sets")
-    work.progress.start(options.prune_sets, float(options.prune_sets))
+    n_prompts = 2 * len(work.selection) * (options.prune_sets + 1)  # and the grown circuit itself
+    work.progress.stage(f"pruning {size} sites, at most {options.prune_sets} sets and {n_prompts:,} prompts")
+    work.progress.start(n_prompts, float(n_prompts))
     pruned = prune(grown, faithfulness, reached - options.tolerance, options.prune_sets)
     if pruned.n_untried:
         work.progress.warn(
@@ -188,14 +206,11 @@ def search(work: Work, blank: Circuit, ranked: Sequence[Head]) -> Circuit:
 def evaluate_sizes(work: Work, ranked: Sequence[Head]) -> None:
     """The curves: the first so many ranked sites kept alone, and knocked out."""
     sizes = circuit_sizes(len(ranked), work.options.shares)
-    work.progress.stage(f"judging {2 * len(sizes)} sets of {', '.join(map(str, sizes))} sites")
-    work.progress.start(2 * len(sizes), 2.0 * len(sizes))
-    work.evaluate("full", (), ranking=True)
-    work.evaluate("empty", ranked, ranking=True)
+    sets: dict[str, Sequence[Head]] = {"full": (), "empty": ranked}
     for size in sizes:
         for mode, removed in (("keep", ranked[size:]), ("knock_out", ranked[:size])):
-            if (name := set_name(mode, size, len(ranked))) not in ("full", "empty"):
-                work.evaluate(name, removed, ranking=True)
+            sets.setdefault(set_name(mode, size, len(ranked)), removed)
+    work.evaluate(f"judging {len(sets)} sets of {', '.join(map(str, sizes))} sites", sets)
     work.folder.save(sizes=sizes, n_sites=len(ranked))
 
 
@@ -204,21 +219,17 @@ def evaluate_members(work: Work, circuit: Circuit, *, thoroughly: bool) -> None:
     options, members, all_sites = work.options, circuit.members, circuit.all_sites
     left_out = _drawn(members, options.minimality, options.seed) if thoroughly else ()
     n_draws = options.draws if thoroughly else 0
-    n_sets = 4 + options.randoms + len(left_out) + 2 * n_draws
-    work.progress.stage(f"judging the circuit of {len(members)} sites: {n_sets} sets")
-    work.progress.start(n_sets, float(n_sets))
-    work.evaluate("full", (), ranking=True)
-    work.evaluate("empty", all_sites, ranking=True)
-    work.evaluate("circuit", circuit.others, ranking=True)
-    work.evaluate("circuit knocked out", members, ranking=True)
+    whole = {"full": (), "empty": all_sites, "circuit": circuit.others, "circuit knocked out": members}
+    others: dict[str, Sequence[Head]] = {}
     for number in range(options.randoms):
-        work.evaluate(f"random {number + 1}", without(all_sites, _random(circuit, options.seed, number)))
+        others[f"random {number + 1}"] = without(all_sites, _random(circuit, options.seed, number))
     for site in left_out:
-        work.evaluate(f"without {site_name(site)}", (*circuit.others, site))
+        others[f"without {site_name(site)}"] = (*circuit.others, site)
     for number in range(n_draws):
         part = _part(members, options.seed, number)
-        work.evaluate(f"circuit without part {number + 1}", (*circuit.others, *part))
-        work.evaluate(f"model without part {number + 1}", part)
+        others[f"circuit without part {number + 1}"] = (*circuit.others, *part)
+        others[f"model without part {number + 1}"] = part
+    work.evaluate(f"judging the circuit of {len(members)} sites, {len(whole) + len(others)} sets", whole, others)
     work.folder.save(
         members=members, n_all_sites=len(all_sites), left_out=left_out, n_draws=n_draws, n_randoms=options.randoms
     )

@@ -54,6 +54,34 @@ class Silent:
         """Say nothing."""
 
 
+class Within:
+    """The progress of one task within a larger one: amounts go on, stages do not, and a warning comes once.
+
+    Args:
+        progress: of the larger one.
+
+    Attributes:
+        notes: what was warned of.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.to = progress
+        self.notes: dict[str, None] = {}
+        self.advance = progress.advance
+
+    def stage(self, text: str) -> None:
+        """Say nothing: the larger task has its own."""
+
+    def start(self, n_patches: int, work: float) -> None:
+        """Say nothing: the whole was begun before."""
+
+    def warn(self, text: str) -> None:
+        """Pass it on the first time, and keep it."""
+        if text not in self.notes:
+            self.notes[text] = None
+            self.to.warn(text)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A model and the pairs it can be asked about."""

@@ -193,6 +193,7 @@ def rerank_first(
     """As `rerank`, from a first stage that is known (`first_of`)."""
     method = options.method_of(template)
     if options.heads is not None:
+        _check_heads(judge, options.heads, progress)
         check_readable(judge, options.model_heads)
     progress.stage("cutting documents")
     renderer = PromptRenderer(judge.tokenizer, template)
@@ -201,8 +202,6 @@ def rerank_first(
     if not any(query.documents for query in queries.values()):
         detail = left_out[0].detail if left_out else "the first stage finds nothing"
         raise InputError(f"{collection.name}: no document can be asked about; for example {detail}")
-    if options.heads is not None and not options.heads.chosen_on:
-        progress.warn(f"{options.heads.name}: says of no query that it chose the heads; measure on none that did")
     asker = _Asker(judge, renderer, queries, options, progress)
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -220,6 +219,17 @@ def rerank_first(
         query_id: _with_the_others(ranked[query_id], documents) for query_id, documents in first.rankings.items()
     }
     return Reranked(method, first, rankings, len(asker.asked), (*first.left_out, *left_out))
+
+
+def _check_heads(judge: JudgeModel, heads: HeadSet, progress: Progress) -> None:
+    """Refuse heads of a model of other shape; warn of another model, and of what the head set does not say."""
+    doubt = heads.check_use(dataclasses.asdict(judge.identity), judge.shape.n_layers, judge.shape.n_heads)
+    if heads.source is None:
+        doubt = f"{heads.name}: does not say in which model its heads were chosen; use them in no other"
+    if doubt is not None:
+        progress.warn(doubt)
+    if not heads.chosen_on:
+        progress.warn(f"{heads.name}: says of no query that it chose the heads; measure on none that did")
 
 
 class _Asker:
