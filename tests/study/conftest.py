@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relscope.study import Prepared, Silent, StudyConfig, prepare
+from relscope.study import Prepared, Silent, StudyConfig
+from relscope.study.prepare import prepare
 from tiny_study import tiny_config, tiny_model_folder
 
 __all__ = ["tiny_model_folder"]

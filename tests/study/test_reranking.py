@@ -18,7 +18,8 @@ from relscope.errors import InputError
 from relscope.interventions import Reference, ablated, reference_of
 from relscope.models import JudgeModel, load_judge
 from relscope.prompts import PromptRenderer, PromptTemplate, render_cut
-from relscope.study import Reranking, measure_reranked, rerank, rerank_run
+from relscope.study import Reranking, measure_reranked, rerank
+from relscope.study.rerank_run import rerank_run
 from tiny_study import SHORT, Told, tiny_config
 
 PAIRWISE = PromptTemplate(format="pairwise", **SHORT)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from relscope.report.contents import read_contents
 from relscope.report.figures import draw_figures
 from relscope.report.page import render
+from relscope.report.strongest import Strongest, strongest_sites
 from relscope.results import open_run
 from relscope.results.files import write_whole
 
 REPORT_NAME = "report.html"
 FIGURES_FOLDER = "figures"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in short: the path of `report.html`, and the strongest sites of each experiment."""
+
+    report: Path
+    strongest: tuple[Strongest, ...]
 
 
 def build_report(run_dir: Path) -> Path:
@@ -29,6 +39,11 @@ def build_report(run_dir: Path) -> Path:
         InputError: `run_dir` is not a run folder, or it is damaged.
         RunError: a part is damaged, or the folder cannot be written.
     """
+    return report_run(run_dir).report
+
+
+def report_run(run_dir: Path) -> RunSummary:
+    """As `build_report`; returns also what to print of the run."""
     run = open_run(Path(run_dir))
     contents = read_contents(run)
     figures = draw_figures(contents, run.directory / FIGURES_FOLDER)
@@ -36,4 +51,4 @@ def build_report(run_dir: Path) -> Path:
     path = run.directory / REPORT_NAME
     # Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a question mark.
     write_whole(path, page.encode("utf-8", errors="replace"))
-    return path
+    return RunSummary(path, strongest_sites(contents.effects))

@@ -19,7 +19,8 @@ from relscope.models import JudgeModel
 from relscope.prompts import AlignedPair, PromptTemplate
 from relscope.results import CircuitFolder
 from relscope.study.prepare import Progress
-from relscope.study.reranking import Reranking, rerank
+from relscope.study.rerank_options import Reranking
+from relscope.study.reranking import rerank
 
 SELECT, EVALUATE = "select", "evaluate"
 
