@@ -18,11 +18,14 @@ class InputError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Name the nearest of the known names, or all of them where none is near; the end of an error message.
+    """Name the nearest of the known names, and all of them; the end of an error message.
 
     A known name may be dotted (a field of a section); the last part alone is then near enough.
     """
     options = list(known)
     near = [option for option in options if option.rpartition(".")[2] == name.lower()]
     near = near or difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(options)}"
+    one_of = f"one of: {', '.join(options)}"
+    if not near:
+        return f"use {one_of}"
+    return f"did you mean {near[0]!r}?" + (f" ({one_of})" if len(options) > 1 else "")

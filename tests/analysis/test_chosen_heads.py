@@ -54,6 +54,14 @@ def test_by_an_edge_they_are_those_of_largest_effect_of_its_scores(tmp_path: Pat
     assert (by_edge.name, by_edge.members) == ("query<-document-4", by_region.members)
 
 
+def test_where_nothing_is_named_the_first_region_that_the_run_has_chooses(tmp_path: Path) -> None:
+    run = open_run(write_synthetic_run(tmp_path / "run", n_pairs=4, regions=("document", "last", "all")))
+    assert chosen_heads(run, 2) == chosen_heads(run, 2, by="last")
+    assert chosen_heads(run, 2).name == "last-2"
+    with pytest.raises(InputError, match="no heads of the experiment heads at 'query'; it has all, document, last"):
+        chosen_heads(run, 2, by="query")
+
+
 def test_they_carry_the_queries_of_all_pairs_into_their_file(run: Run, tmp_path: Path) -> None:
     found = chosen_heads(run, 2)
     assert set(found.chosen_on) == set(run.manifest.query_of.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 import pytest
 from command_line import Command, Outcome
 
-from relscope.cli import main, show
+from relscope.cli import main, progress, show
 from tiny_study import tiny_model_folder
 
 __all__ = ["tiny_model_folder"]
@@ -18,6 +19,7 @@ __all__ = ["tiny_model_folder"]
 def relscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run `relscope WORDS...` in this process."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets one
+    monkeypatch.setattr(progress, "QUIET", math.inf)  # a busy machine gets no lines either
     monkeypatch.setattr(show.OUT, "_width", 200)  # as wide as in a pipe, also where a test runner sets COLUMNS
 
     def call(*words: object) -> Outcome:

@@ -52,6 +52,17 @@ def test_it_prints_the_table_and_writes_it_in_four_formats(relscope: Command, wo
     assert "option --with: belongs to the folder of a run" in refused.err
 
 
+def test_without_regions_the_sets_are_of_those_that_the_run_has(
+    relscope: Command, words: Words, run: Path, tmp_path: Path
+) -> None:
+    given = [word for word in words if word not in ("--regions", "query,last")]
+    outcome = relscope(*given, "--no-rerank", "-n", "1", "-o", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    assert "the run has no heads at document, instruction: the sets are of query, last" in outcome.err
+    names = [line.split()[0] for line in outcome.out.splitlines()[1:8]]
+    assert names == ["Full", "Random-2", "Matched-2", "Bottom-2", "Query-1", "Last-1", "Mixed-2"]
+
+
 def test_interrupted_it_says_how_to_go_on_and_goes_on(
     relscope: Command, words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,18 +12,25 @@ HERE = "{here}"  # stands for the test's folder
 MODEL = "{model}"
 
 BAD_OPTIONS = [
-    (["--filter", "corect"], "filter: 'corect' does not exist: did you mean 'correct'?"),
+    (["--filter", "corect"], "filter: 'corect' does not exist: did you mean 'correct'? (one of: all, correct)"),
     (["--direction", "noize"], "direction: 'noize' does not exist: did you mean 'noise'?"),
-    (["--dtype", "flaot32"], "dtype: 'flaot32' does not exist: did you mean 'float32'?"),
+    (
+        ["--dtype", "flaot32"],
+        "dtype: 'flaot32' does not exist: did you mean 'float32'? (one of: auto, float32, bfloat16-weights,",
+    ),
     (
         ["--dtype", "int8"],
         "dtype: 'int8' does not exist: use one of: auto, float32, bfloat16-weights, bfloat16, float16",
     ),
+    (["--precision", "exakt"], "precision: 'exakt' does not exist: did you mean 'exact'? (one of: auto, exact, delta)"),
     (["--negatives", "hrad"], "negatives.kind: 'hrad' does not exist: did you mean 'hard'?"),
     (["--prompt", "pontwise-dqi"], "prompt: 'pontwise-dqi' does not exist: did you mean 'pointwise-dqi'?"),
     (["--prompt", "pairwise-qdi"], "does not exist: a pairwise prompt is pairwise-dqi or pairwise-idq (or give a"),
     (["--prompt", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
-    (["--experiments", "flwo"], "experiment 'flwo' does not exist: did you mean 'flow'?"),
+    (
+        ["--experiments", "flwo"],
+        "experiment 'flwo' does not exist: did you mean 'flow'? (one of: flow, heads, edges, joint",
+    ),
     (["--experiments", ","], "experiments: no experiment is chosen; choose from flow, heads, edges, joint"),
     (["--regions", "qeury"], "experiments.flow.regions: region 'qeury' does not exist: did you mean 'query'?"),
     (["--regions", "query.frist"], "region 'query.frist' does not exist: did you mean 'query.first'?"),
@@ -91,7 +98,7 @@ BAD_YAML = [
     ("model: 5\n", "model: should be a valid string, not 5"),
     (
         "filter: corect\ndirection: nois\n",
-        "filter: 'corect' does not exist: did you mean 'correct'?; direction: 'nois'",
+        "filter: 'corect' does not exist: did you mean 'correct'? (one of: all, correct); direction: 'nois'",
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 from command_line import Command
 
+from relscope.cli import show
 from relscope.interventions import patch_cost
 from relscope.models import Clause, Contract, check_contract
 from relscope.results import open_run
-from relscope.study import Silent, judge_pairs, prepare, run_study
+from relscope.study import Silent, judge_pairs, run_study
+from relscope.study.prepare import prepare
 from tiny_study import N_RIGHT_OF_10, SHORT, assert_same_rows, tiny_config
 
 MEASURES = ("accuracy", "f1", "roc_auc", "paired_accuracy")
@@ -33,7 +36,12 @@ def test_judge_prints_one_json_object_and_nothing_else_on_stdout(
     assert outcome.status == 0
     assert outcome.out.count("\n") == 1
     said = json.loads(outcome.out, parse_constant=refuse_constant)
-    assert set(said) == {"n", "n_kept", "n_excluded", *MEASURES}
+    asked = ("model", "adapter", "revision", "data", "pairs", "filter", "seed", "prompt", "negatives", "dtype")
+    assert set(said) == {"n", "n_kept", "n_excluded", *MEASURES, *asked}
+    assert [said[name] for name in asked] == [
+        str(tiny_model_folder), None, None, "demo", n_pairs, "all", 0, {"format": "pointwise", "order": "dqi"},
+        {"kind": "hard", "per_query": 1, "depth": 100}, "float32",
+    ]  # fmt: skip
     assert (said["n"], said["n_excluded"]) == (n_pairs, 0)
     quality = judge_pairs(tiny_config(tiny_model_folder, pairs=n_pairs)).quality
     for name in MEASURES:
@@ -129,6 +137,21 @@ def test_check_passes_a_good_model_clause_by_clause(relscope: Command, tiny_mode
     assert "4 layers, 4 heads, 2 key/value heads, d_model 32" in outcome.out
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_check_names_the_model_as_it_was_asked_for_and_fits_the_window(
+    relscope: Command, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    def as_adapted(judge: Any) -> Contract:
+        judge.identity = dataclasses.replace(judge.identity, name="the-base", adapter="sha256:of-its-adapter")
+        return check_contract(judge)
+
+    monkeypatch.setattr("relscope.models.contract.check_contract", as_adapted)
+    monkeypatch.setattr(show.OUT, "_width", width)
+    outcome = relscope("check", tiny_model_folder)
+    assert " ".join(outcome.out.split()).startswith(f"{tiny_model_folder} (the-base with its adapter): llama")
+    assert max(map(len, outcome.out.splitlines())) <= width
+
+
 def test_check_ends_with_status_1_where_a_clause_fails(
     relscope: Command, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +184,9 @@ def test_plan_prints_the_sums_of_what_each_pair_costs(
     ):
         assert re.search(rf"^{label} +{re.escape(value)}", outcome.out, re.MULTILINE), outcome.out
     assert re.search(r"^estimated time +\S+", outcome.out, re.MULTILINE)
+    n_flow, n_heads = (3 * len(config.sites(4, 4)[name]) for name in ("flow", "heads"))
+    for name, n_patches in (("flow", n_flow), ("heads", n_heads), ("all", n_flow + n_heads)):
+        assert re.search(rf"^{name} +{n_patches:,} +[0-9.e+]+ +\S+", outcome.out, re.MULTILINE), outcome.out
     assert outcome.status == 0
 
 
@@ -173,6 +199,9 @@ def test_run_leaves_rows_and_a_report_and_says_where(
     assert f"rows:   {out / 'rows'}" in outcome.out
     assert f"report: {out / 'report.html'}" in outcome.out
     assert "2 pairs, 0 excluded" in outcome.out
+    # Two queries can have no q of 0.05 or less.
+    assert re.search(r"^heads: 0 of 48 sites have q ≤ 0.05", outcome.out, re.MULTILINE)
+    assert re.search(r"^flow, mlp_out: 0 of 16 sites", outcome.out, re.MULTILINE)  # all tokens are not compared
     assert (out / "report.html").stat().st_size > 10_000
     assert_same_rows(open_run(out), run_study(tiny_config(tiny_model_folder, pairs=2), tmp_path / "direct"))
 

@@ -63,7 +63,7 @@ def test_it_needs_no_torch(runs: list[Path], tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_refused(relscope: Command, runs: list[Path], tmp_path: Path) -> None:
     compared = write_comparison(tmp_path / "compared", 4, 2, 2, ("last",))
     for given, message in (
-        (runs[:1], "1 runs were given; give 2 to 26 folders of `relscope run`"),
+        (runs[:1], "one run was given; give 2 to 26 folders of `relscope run`"),
         ([runs[0], tmp_path], "not a run folder"),
         ([runs[0], compared], "holds a comparison of two models, not a run"),
     ):

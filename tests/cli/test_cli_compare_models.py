@@ -56,8 +56,10 @@ def test_it_prints_both_qualities_the_strongest_carriers_and_the_reports_path(
 
 @pytest.mark.usefixtures("without_figures")
 def test_the_options_become_the_configuration_of_the_base(
-    relscope: Command, compared: Compared, tmp_path: Path
+    relscope: Command, compared: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").touch()  # data that are not there are refused first
     options = "-d pairs.jsonl -n 7 --negatives random -p pairwise-idq -e flow -r last --components mlp_out"
     more = "--direction noise --seed 3 --dtype float32 --device cpu --memory 1MiB --revision main --trust-remote-code"
     outcome = relscope(

@@ -200,11 +200,14 @@ def test_heads_that_a_run_puts_first_rank_the_queries_that_did_not_choose_them(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["rerank", "--method", "attention"], "with the method attention no heads are given; relscope heads RUN"),
+        (
+            ["rerank", "--method", "attention"],
+            "the method attention reads heads, and none are given: choose some of a finished run with",
+        ),
         (["rerank", "--method", "attention", "--heads", "gone.json"], "gone.json: cannot be read: No such file"),
         (
             ["rerank", "--heads", "{here}/a.json"],
-            "heads: belong to the method attention, and with the method left open",
+            "heads: only the method attention reads heads, and no method is named: give --method attention",
         ),
         (
             ["rerank", "--method", "attention", "--heads", "{here}/a.json", "-p", "pointwise-qdi"],

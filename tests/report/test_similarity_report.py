@@ -356,7 +356,7 @@ def test_runs_that_cannot_be_compared_are_refused(runs: list[Path], tmp_path: Pa
     empty.mkdir()
     compared = write_comparison(tmp_path / "compared", 4, 2, 2, ("last",))
     for given, message in (
-        ([runs[0]], "1 runs were given; give 2 to 26"),
+        ([runs[0]], "one run was given; give 2 to 26"),
         ([runs[0], runs[0]], "is given twice; give each run once"),
         ([runs[0], empty], "not a run folder"),
         ([runs[0], compared], "holds a comparison of two models, not a run; give the runs in it"),

@@ -87,6 +87,17 @@ def test_a_long_value_is_shortened_in_the_message() -> None:
     assert "x..." in line
 
 
+def test_long_values_that_begin_alike_are_shown_where_they_part() -> None:
+    same = "word " * 60
+    (line,) = identity_differences({"a": {"b": f"{same}cat"}}, {"a": {"b": f"{same}dog"}})
+    assert line.startswith("a.b: ...")
+    before, now = line.split(" in the folder, ")
+    assert 'word cat" (from character 281 on)' in before  # a quote and 300 characters, of which 20 are shown
+    assert 'word dog" (from character 281 on)' in now
+    (line,) = identity_differences({"a": [0] * 100}, {"a": [0] * 101})
+    assert line.split(" in the folder, ")[0] != line.split(" in the folder, ")[1].removesuffix(" now")
+
+
 def test_a_manifest_computes_its_hash_and_keeps_identity_as_json_sees_it() -> None:
     manifest = a_manifest(identity={"config": {"regions": ("last", "all")}})
     assert manifest.identity == {"config": {"regions": ["last", "all"]}}

@@ -11,7 +11,8 @@ from killing import server
 
 from relscope.data import Collection, load_collection
 from relscope.models import JudgeModel, load_judge
-from relscope.study import Prepared, Silent, StudyConfig, prepare
+from relscope.study import Prepared, Silent, StudyConfig
+from relscope.study.prepare import prepare
 from tiny_study import tiny_config, tiny_model_folder
 
 __all__ = ["server", "tiny_model_folder"]

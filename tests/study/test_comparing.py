@@ -19,7 +19,8 @@ from relscope.interventions import Site
 from relscope.models import load_judge
 from relscope.prompts import AlignedPair
 from relscope.results import HEAD_CHANGES, WEIGHT_CHANGES, open_run, read_changes
-from relscope.study import Edges, Experiments, Heads, Silent, compare_models, prepare, run_study
+from relscope.study import Edges, Experiments, Heads, Silent, compare_models, run_study
+from relscope.study.prepare import prepare
 from tiny_study import MODEL_SEED, N_HEADS, N_LAYERS, assert_same_rows, tiny_config
 
 __all__ = ["done", "tuned_folder"]

@@ -12,7 +12,8 @@ from replaced import replace
 from relscope.data import Collection, read_run
 from relscope.errors import InputError
 from relscope.models import JudgeModel
-from relscope.study import Reranking, measure_reranked, rerank_run
+from relscope.study import Reranking, measure_reranked
+from relscope.study.rerank_run import rerank_run
 from tiny_study import Told, tiny_config
 
 

@@ -130,9 +130,12 @@ def test_heads_of_another_model_are_refused_or_told_by_its_shape(judge: JudgeMod
 
 
 def test_options_that_do_not_belong_together_are_refused() -> None:
-    with pytest.raises(InputError, match="with the method attention no heads are given; relscope heads RUN"):
+    with pytest.raises(
+        InputError,
+        match=r"the method attention reads heads, and none are given: .* 'relscope heads RUN --out heads\.json'",
+    ):
         Reranking(method="attention")
-    with pytest.raises(InputError, match="with the method left open heads are given"):
+    with pytest.raises(InputError, match="only the method attention reads heads, and no method is named"):
         Reranking(heads=HEADS)
     with pytest.raises(InputError, match="reading: 'max' does not exist"):
         Reranking(method="attention", heads=HEADS, reading="max")

@@ -15,7 +15,8 @@ import transformers
 from relscope.data import load_pairs
 from relscope.errors import InputError
 from relscope.results import Run
-from relscope.study import Silent, prepare, run_study
+from relscope.study import Silent, run_study
+from relscope.study.prepare import prepare
 from relscope.version import __version__
 from tiny_study import N_HEADS, N_LAYERS, Told, tiny_config
 

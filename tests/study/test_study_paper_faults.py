@@ -16,7 +16,8 @@ from replaced import replace
 import relscope
 from reference import Reference
 from relscope.prompts import AlignedPair
-from relscope.study import Silent, prepare, run_study
+from relscope.study import Silent, run_study
+from relscope.study.prepare import prepare
 from tiny_study import N_HEADS, N_LAYERS, tiny_config
 
 N_PAIRS = 104

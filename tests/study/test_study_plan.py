@@ -113,6 +113,17 @@ def test_a_plan_is_the_sum_over_pairs(config: StudyConfig, prepared: Prepared) -
     # All pairs are measured together.
     held = sum(cost.recorded_bytes + cost.patches_bytes for cost in costs)
     assert plan.memory_bytes == held + max(cost.chunk_bytes for cost in costs)
+    # Each experiment's own, and what they share.
+    flow, heads = (config.sites(N_LAYERS, N_HEADS)[name] for name in ("flow", "heads"))
+    flops = [
+        sum(patch_cost(prepared.judge, pair, of, restart=True).flops for pair in prepared.aligned)
+        for of in (flow, heads)
+    ]
+    assert [(part.name, part.n_patches) for part in plan.parts] == [
+        ("verdicts and recorded runs", 0), ("flow", 3 * len(flow)), ("heads", 3 * len(heads))
+    ]  # fmt: skip
+    assert [part.flops for part in plan.parts] == [sum(cost.recording_flops for cost in costs), *flops]
+    assert all(part.seconds > 0 for part in plan.parts)
     assert plan.weights_bytes == 4 * prepared.judge.shape.n_parameters  # float32
     assert 0 < plan.seconds < 60
     assert plan.full_pass_seconds > 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,8 @@ from relscope.interventions import Site, patch_pair
 from relscope.models import Clause, Contract, check_contract
 from relscope.prompts import AlignedPair
 from relscope.results import Run
-from relscope.study import Prepared, Silent, StudyConfig, prepare, run_study
+from relscope.study import Prepared, Silent, StudyConfig, run_study
+from relscope.study.prepare import prepare
 from tiny_study import N_HEADS, N_LAYERS, Told, assert_same_rows, tiny_config
 
 FLOW_COMPONENTS = ("attn_out", "mlp_out", "resid_post")
@@ -202,6 +206,36 @@ def test_progress_counts_every_site_once_and_all_the_work(tiny_model_folder: Pat
     assert told.n_patches == told.n_done == len(run.rows("flow")) + len(run.rows("heads"))
     assert told.work > 0
     assert told.work_done == pytest.approx(told.work)  # sums of floating-point operations, in another order
+
+
+@pytest.mark.parametrize(("seconds_a_pair", "parts"), [(0.001, [1, 4]), (25.0, [1, 2, 2]), (100.0, [1] * 5)])
+def test_rows_are_stored_each_minute_where_a_pair_alone_is_quicker(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds_a_pair: float, parts: list[int]
+) -> None:
+    run_module, measuring = (importlib.import_module(f"relscope.study.{name}") for name in ("run", "measuring"))
+    patch_pairs, time = run_module.patch_pairs, 0.0
+    n_pairs = []
+
+    def slow(judge: Any, work: Any, **options: Any) -> Any:
+        nonlocal time
+        n_pairs.append(len(work))
+        time += seconds_a_pair * len(work)
+        return patch_pairs(judge, work, **options)
+
+    monkeypatch.setattr(run_module, "patch_pairs", slow)
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(monotonic=lambda: time))
+    pairs = [
+        {"query": "cat", "positive_document": f"The cat {word}.", "hard_negative_document": [f"A dog {word}."]}
+        for word in ("sat", "ran", "ate", "saw", "hid")
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    config = tiny_config(
+        tiny_model_folder, data=str(tmp_path / "pairs.jsonl"), pairs=5, experiments={"heads": {"regions": ["last"]}}
+    )
+    run = run_study(config, tmp_path / "run")
+    assert n_pairs == parts
+    assert len(list((tmp_path / "run" / "rows").glob("heads-*"))) == len(parts)
+    assert len(run.rows("heads")) == 5 * 16
 
 
 def test_low_precision_is_warned_of(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -23,16 +23,17 @@ from relscope.errors import InputError
 from relscope.results import INTERACTION, Run, read_readout
 
 BY_INTERACTION: Final = "interaction"
+_BY_DEFAULT: Final = ("query", "last", "instruction", "document")
 
 
-def chosen_heads(run: Run, k: int, *, by: str = "query", below: int | None = None) -> HeadSet:
+def chosen_heads(run: Run, k: int, *, by: str | None = None, below: int | None = None) -> HeadSet:
     """The `k` heads that a run puts first, named after `by`.
 
     Args:
         run: has finished the experiment that `by` needs.
         k: number of heads.
         by: a region of the experiment heads, an edge such as `query<-document` of the experiment edges (its component
-            `scores`), or `interaction`.
+            `scores`), or `interaction`; None: of query, last, instruction and document the first with measured heads.
         below: only heads of layers below this one; None: of all layers.
 
     Returns:
@@ -43,6 +44,7 @@ def chosen_heads(run: Run, k: int, *, by: str = "query", below: int | None = Non
         InputError: the run has not measured this, or has fewer than k heads.
     """
     query_of = run.manifest.query_of
+    by = _default_region(run) if by is None else by
     ranked = _by_interaction(run) if by == BY_INTERACTION else _by_effect(run, by)
     ranked = ranked if below is None else ranked[ranked["layer"] < below]
     if not 1 <= k <= len(ranked):
@@ -54,6 +56,11 @@ def chosen_heads(run: Run, k: int, *, by: str = "query", below: int | None = Non
     )
     name = f"{by}-{k}" if below is None else f"{by}-{k} below {below}"
     return HeadSet(name, members, tuple(dict.fromkeys(query_of.values())), HeadSource.of_run(run))
+
+
+def _default_region(run: Run) -> str:
+    measured = set(run.rows("heads")["region"])
+    return next((region for region in _BY_DEFAULT if region in measured), _BY_DEFAULT[0])
 
 
 def _by_interaction(run: Run) -> pd.DataFrame:

@@ -23,8 +23,10 @@ def ablate(
         str, typer.Option("--top", "-k", rich_help_panel=_SETS, help="Heads a region: a number, or a share such as 2%.")
     ] = "20",
     regions: Annotated[
-        str, typer.Option("--regions", "-r", rich_help_panel=_SETS, help="Whose heads make up the sets.")
-    ] = "document,query,instruction,last",
+        str | None,
+        typer.Option("--regions", "-r", rich_help_panel=_SETS,
+                     help="Whose heads make up the sets (document,query,instruction,last, those of the run)."),
+    ] = None,
     kind: Annotated[
         str, typer.Option("--kind", rich_help_panel=_SETS, help="mean (of the run's prompts), zero or resample.")
     ] = "mean",
@@ -76,7 +78,9 @@ def ablate(
     rerank_draws: Annotated[
         int, typer.Option("--rerank-draws", rich_help_panel=_EVALUATION, help="So many of the draws are reranked with.")
     ] = 3,
-    dtype: o.Dtype = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", rich_help_panel=_EVALUATION, help="As of relscope run (the run's).")
+    ] = None,
     device: o.Device = None,
     memory: o.Memory = None,
     out: Annotated[
@@ -91,18 +95,24 @@ def ablate(
     try:
         if no_rerank and rerank is not None:
             raise InputError("--rerank and --no-rerank exclude each other; give one of them")
-        from relscope.study import AblationOptions, Machine, ablate_run
+        from relscope.study import AblationOptions, require_out, require_sources
 
         options = AblationOptions(
             data=data, pairs=pairs, negatives=negatives, prompts=None if prompts is None else tuple(o.listed(prompts)),
-            top=_top(top), regions=tuple(o.listed(regions)), kind=kind, positions=positions, keep_only=keep_only,
+            top=_top(top), regions=None if regions is None else tuple(o.listed(regions)), kind=kind,
+            positions=positions, keep_only=keep_only,
             draws=draws, match=match, rerank=False if no_rerank else rerank or True, first_stage=first_stage,
             depth=depth, rerank_draws=rerank_draws, seed=seed,
         )  # fmt: skip
-        from relscope.cli.show import progress_shown
-        from relscope.report import build_ablation_report
+        require_sources([data])
+        require_sources([rerank], collections=True)
+        require_out(folder, "ablation")
+        from relscope.cli.progress import progress_shown
 
         with progress_shown() as progress:
+            from relscope.report import build_ablation_report
+            from relscope.study import Machine, ablate_run
+
             ablate_run(run, options, folder, Machine(dtype, device, memory), progress)
             progress.stage("writing the tables")
             summary = build_ablation_report(folder)

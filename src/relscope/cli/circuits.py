@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from relscope.report import CircuitSummary
 
 _SEARCH, _JUDGED = "Search (of a RUN)", "What it is judged on"
+_OTHERS = "Other than the circuit's own (of a CIRCUIT.json)"
 _OF_THE_SEARCH = ("threshold", "tolerance", "by", "kind", "positions", "select", "shares", "prune_sets", "minimality",
                   "draws")  # fmt: skip
 _OF_A_CIRCUIT = ("model", "data", "prompt", "negatives", "dtype")
@@ -31,18 +32,26 @@ def circuit(
         float | None, typer.Option("--tolerance", rich_help_panel=_SEARCH, help="f that pruning may cost (0.02).")
     ] = None,
     by: Annotated[
-        str | None, typer.Option("--by", rich_help_panel=_SEARCH, help="Sites by magnitude of effect, or by effect.")
+        str | None,
+        typer.Option(
+            "--by", rich_help_panel=_SEARCH, help="Sites by magnitude of their effect (the default), or by effect."
+        ),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option("--kind", rich_help_panel=_SEARCH, help="Ablation: mean, zero, resample.")
+        str | None,
+        typer.Option("--kind", rich_help_panel=_SEARCH, help="Ablation: mean (the default), zero, resample."),
     ] = None,
     positions: Annotated[
         str | None,
-        typer.Option("--positions", rich_help_panel=_SEARCH, help="Means by region or relative position."),
+        typer.Option(
+            "--positions", rich_help_panel=_SEARCH, help="Means by region (the default) or relative position."
+        ),
     ] = None,
     select: Annotated[
         float | None,
-        typer.Option("--select", rich_help_panel=_SEARCH, help="Share of the run's queries to select by."),
+        typer.Option(
+            "--select", rich_help_panel=_SEARCH, help="Share of the run's queries to select by (all of them)."
+        ),
     ] = None,
     shares: Annotated[
         str | None,
@@ -59,12 +68,21 @@ def circuit(
     draws: Annotated[
         int | None, typer.Option("--draws", rich_help_panel=_SEARCH, help="Random parts for completeness (8).")
     ] = None,
-    model: o.Model = None,
-    data: o.Data = None,
-    prompt: o.Prompt = None,
-    negatives: o.Negatives = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", rich_help_panel=_OTHERS, help="As of relscope run.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", rich_help_panel=_OTHERS, help="As of relscope run.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", rich_help_panel=_OTHERS, help="As of relscope run.")
+    ] = None,
+    negatives: Annotated[
+        str | None, typer.Option("--negatives", rich_help_panel=_OTHERS, help="hard or random.")
+    ] = None,
     pairs: Annotated[
-        int | None, typer.Option("--pairs", "-n", rich_help_panel=_JUDGED, help="At most so many pairs are evaluated.")
+        int | None,
+        typer.Option("--pairs", "-n", rich_help_panel=_JUDGED, help="At most so many pairs are evaluated (all)."),
     ] = None,
     reference: Annotated[
         int | None, typer.Option("--reference", rich_help_panel=_JUDGED, help="Queries that give the values (16).")
@@ -73,20 +91,21 @@ def circuit(
         int | None, typer.Option("--randoms", rich_help_panel=_JUDGED, help="Random sets for comparison (3).")
     ] = None,
     rerank: Annotated[
-        str | None, typer.Option("--rerank", rich_help_panel=_JUDGED, help="Rerank this collection too (nDCG@10).")
+        str | None, typer.Option("--rerank", rich_help_panel=_JUDGED, help="Rerank this collection too (none).")
     ] = None,
     depth: Annotated[
         int | None, typer.Option("--depth", rich_help_panel=_JUDGED, help="Documents reranked of each query (20).")
     ] = None,
     queries: Annotated[
-        int | None, typer.Option("--queries", rich_help_panel=_JUDGED, help="At most so many queries are reranked.")
+        int | None,
+        typer.Option("--queries", rich_help_panel=_JUDGED, help="At most so many queries are reranked (all)."),
     ] = None,
     measure: Annotated[
         str | None, typer.Option("--measure", rich_help_panel=_JUDGED, help="Of the reranking (nDCG@10).")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of all draws of queries and sets.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of all draws of queries and sets (0).")] = None,
     trust_remote_code: o.TrustRemoteCode = None,
-    dtype: o.Dtype = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", rich_help_panel=_OTHERS, help="As of relscope run.")] = None,
     device: o.Device = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder; an unfinished circuit in it is continued.")
@@ -119,22 +138,21 @@ def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummar
         if name in given:
             belongs = "a search: give it with a RUN" if is_circuit else "the run: give it with a CIRCUIT.json"
             raise InputError(f"option --{name.replace('_', '-')}: belongs to {belongs}")
-    from relscope.cli.show import progress_shown
-    from relscope.study import (
-        CircuitOptions,
-        evaluate_circuit,
-        find_circuit,
-        load_circuit,
-        prompt_fields,
-        transfer_config,
-    )
+    from relscope.study import CircuitOptions, require_out, require_sources
 
     if "shares" in given:
         given = given | {"shares": _shares(given["shares"])}
     names = CircuitOptions.__dataclass_fields__
     options = CircuitOptions(**{name: value for name, value in given.items() if name in names})
+    require_sources([given.get("data")])
+    require_sources([options.rerank], collections=True)
+    require_out(folder, "circuit")
+    from relscope.cli.progress import progress_shown
+
     device, trusted = given.get("device", "auto"), given.get("trust_remote_code", False)
     with progress_shown() as progress:
+        from relscope.study import evaluate_circuit, find_circuit, load_circuit, prompt_fields, transfer_config
+
         if is_circuit:
             saved = load_circuit(source)
             fields = {name: given[name] for name in _OF_A_CIRCUIT if name in given}

@@ -70,22 +70,26 @@ def run(
     try:
         config = o.study_config(study, given)
         folder = out or Path("runs") / o.folder_name(config)
-        from relscope.cli.show import OUT, print_quality, progress_shown
-        from relscope.study import error_of, quality_of, run_study
+        o.require_given(config, folder)
+        from relscope.cli.progress import progress_shown
+        from relscope.cli.show import OUT, print_quality, print_strongest
 
         with progress_shown() as progress:
+            from relscope.study import error_of, quality_of, run_study
+
             finished = run_study(config, folder, progress)
-            from relscope.report import build_report
+            from relscope.report import report_run
 
             progress.stage("writing the report")
-            report = build_report(folder)
+            summary = report_run(folder)
     except KeyboardInterrupt:
         raise o.interrupted(folder, out) from None
     print_quality(quality_of(finished), len(finished.manifest.exclusions))
     if (error := error_of(finished)) is not None:
         OUT.print(error.sentence)
-    OUT.print(f"rows:   {folder / 'rows'}")
-    OUT.print(f"report: {report}")
+    print_strongest(summary)
+    OUT.print(f"rows:   {folder / 'rows'}", markup=False)
+    OUT.print(f"report: {summary.report}", markup=False)
 
 
 @app.command()
@@ -109,12 +113,15 @@ def plan(
     memory: o.Memory = None,
     precision: o.Precision = None,
 ) -> None:
-    """Say what a run will take before it starts: patches, operations, memory, time."""
+    """Say what a run will take before it starts: patches, operations and time of each experiment, memory."""
     config = o.study_config(study, _given(locals()))
-    from relscope.cli.show import print_plan, progress_shown
-    from relscope.study import plan_study
+    o.require_given(config)
+    from relscope.cli.progress import progress_shown
+    from relscope.cli.show import print_plan
 
     with progress_shown() as progress:
+        from relscope.study import plan_study
+
         planned = plan_study(config, progress)
     print_plan(planned)
 
@@ -140,13 +147,16 @@ def judge(
 ) -> None:
     """Judge every pair: logit difference, accuracy, F1, ROC AUC, paired accuracy, with intervals."""
     config = o.study_config(study, _given(locals()))
-    from relscope.cli.show import judgement_json, print_json, print_judgement, progress_shown, warn_of
-    from relscope.study import judge_pairs
+    o.require_given(config)
+    from relscope.cli.progress import progress_shown
+    from relscope.cli.show import judgement_json, print_json, print_judgement, warn_of
 
     with progress_shown() as progress:
+        from relscope.study import judge_pairs
+
         judgement = judge_pairs(config, progress)
     if as_json:
-        print_json(judgement_json(judgement))
+        print_json(judgement_json(judgement, config))
     else:
         print_judgement(judgement, config)
     warn_of(judgement)
@@ -166,10 +176,13 @@ def prompts(
 ) -> None:
     """Print prompts with their regions coloured, to check the spans by eye."""
     config = o.study_config(study, _given(locals()))
-    from relscope.cli.show import OUT, progress_shown
-    from relscope.study import render_prompts, show_prompt
+    o.require_given(config)
+    from relscope.cli.progress import progress_shown
+    from relscope.cli.show import OUT
 
     with progress_shown() as progress:
+        from relscope.study import render_prompts, show_prompt
+
         aligned, exclusions = render_prompts(config, progress)
     for pair in aligned:
         for name, rendered in (("clean", pair.clean), ("corrupted", pair.corrupted)):
@@ -194,11 +207,15 @@ def check(
 ) -> None:
     """Check what patching assumes of a model, clause by clause. Exit status 1 if a clause fails."""
     config = o.study_config(None, _given(locals()))
+    from relscope.cli.progress import progress_shown
     from relscope.cli.show import print_check
-    from relscope.study import check_model
 
-    outcome = check_model(config)
-    print_check(outcome)
+    with progress_shown() as progress:
+        from relscope.study import check_model
+
+        progress.stage(f"loading and checking {config.model}")
+        outcome = check_model(config)
+    print_check(outcome, config)
     if not outcome.ok:
         raise typer.Exit(1)
 
@@ -214,7 +231,7 @@ def compare_models(
     prompt: o.Prompt = None,
     negatives: o.Negatives = None,
     pairs: o.Pairs = None,
-    experiments: o.Experiments = None,
+    experiments: o.Compared = None,
     regions: o.Regions = None,
     components: o.Components = None,
     direction: o.Direction = None,
@@ -235,10 +252,13 @@ def compare_models(
         config = o.study_config(None, {"model": base, **given})
         models = f"{o.source_name(base)}-and-{o.source_name(tuned or adapter or '')}"
         folder = out or Path("runs") / o.folder_name(config, models)
-        from relscope.cli.show import OUT, print_comparison, progress_shown
-        from relscope.study import compare_models as compare
+        o.require_given(config, folder, "comparison")
+        from relscope.cli.progress import progress_shown
+        from relscope.cli.show import OUT, print_comparison
 
         with progress_shown() as progress:
+            from relscope.study import compare_models as compare
+
             compare(config, tuned, folder, progress)
             from relscope.report import build_comparison_report, summarize_comparison
 
@@ -260,10 +280,13 @@ def compare(
 ) -> None:
     """Do runs find the same mechanism, across prompts, orders, data and models? Reads run folders; writes a report."""
     folder = out or Path("runs") / _similarity_name(runs)
+    from relscope.cli.progress import progress_shown
     from relscope.cli.show import OUT, print_similarity
     from relscope.report import build_similarity_report
 
-    summary = build_similarity_report(runs, folder)
+    with progress_shown() as progress:
+        progress.stage(f"comparing {len(runs)} runs")
+        summary = build_similarity_report(runs, folder)
     print_similarity(summary)
     OUT.print(f"report: {summary.report}")
 

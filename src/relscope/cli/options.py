@@ -15,6 +15,7 @@ from relscope.errors import InputError
 
 if TYPE_CHECKING:
     from relscope.study import StudyConfig
+    from relscope.study.given import FolderKind
 
 _MODEL, _DATA, _STUDY, _MACHINE = "Model", "Data and prompts", "What is measured", "Machine"
 
@@ -54,7 +55,8 @@ Device = Annotated[
 Data = Annotated[
     str | None,
     typer.Option("--data", "-d", rich_help_panel=_DATA,
-                 help="demo (the default), pairs FILE.jsonl, SQuAD FILE.json, BEIR or TREC folder, ir_datasets:ID."),
+                 help="demo (the default), pairs FILE.jsonl, SQuAD FILE.json, BEIR or TREC folder, TREC FILE.yaml, "
+                      "ir_datasets:ID."),
 ]  # fmt: skip
 Negatives = Annotated[
     str | None,
@@ -78,6 +80,10 @@ Experiments = Annotated[
     typer.Option("--experiments", "-e", rich_help_panel=_STUDY,
                  help="Of flow, heads (the default: flow,heads), edges, joint, paths, interaction, vocabulary."),
 ]  # fmt: skip
+Compared = Annotated[
+    str | None,
+    typer.Option("--experiments", "-e", rich_help_panel=_STUDY, help="Of flow, heads (the default: both)."),
+]
 Regions = Annotated[
     str | None,
     typer.Option("--regions", "-r", rich_help_panel=_STUDY,
@@ -98,13 +104,14 @@ Direction = Annotated[
 ]  # fmt: skip
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", rich_help_panel=_MACHINE, help="Bound on patched activations held at once (1GiB)."),
+    typer.Option("--memory", rich_help_panel=_MACHINE, help="Bound on what is held beyond the weights (1GiB)."),
 ]
 
 Precision = Annotated[
     str | None,
     typer.Option("--precision", rich_help_panel=_MACHINE,
-                 help="exact, delta (bf16 products of differences, with the error estimated), auto: delta on CUDA."),
+                 help="auto (the default: delta for float32 models on CUDA with bfloat16, else exact), exact, or delta "
+                      "(bfloat16 products of differences; the error is measured on a sample)."),
 ]  # fmt: skip
 
 
@@ -122,6 +129,19 @@ def interrupted(folder: Path | None, out: Path | None, beside: str = "") -> type
 def shown_with(run: str | Path, folder: Path) -> str:
     """How a run's own report comes to show what was evaluated of it."""
     return f"in the run's report: {shlex.join(['relscope', 'report', str(run), '--with', str(folder)])}"
+
+
+def require_given(config: StudyConfig, folder: Path | None = None, kind: FolderKind = "run") -> None:
+    """Refuse data that are not there, and a folder that cannot be used, before torch is loaded.
+
+    Raises:
+        InputError: says what is in the way.
+    """
+    from relscope.study import require_out, require_sources
+
+    require_sources([config.data])
+    if folder is not None:
+        require_out(folder, kind)
 
 
 def folder_name(config: StudyConfig, models: str | None = None) -> str:

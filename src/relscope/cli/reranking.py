@@ -85,7 +85,7 @@ def rerank(
     file = out
     try:
         config = o.study_config(None, settings)
-        from relscope.study import HeadSet, Reranking
+        from relscope.study import HeadSet, Reranking, require_run_file, require_sources
 
         chosen = None if heads is None else HeadSet.load(heads)
         options = Reranking(
@@ -94,10 +94,14 @@ def rerank(
         )  # fmt: skip
         name = f"{o.folder_name(config)}-{options.method_of(config.prompt)}.trec"
         file = out or Path("runs") / name
-        from relscope.cli.show import print_json, progress_shown
-        from relscope.study import rerank_run
+        require_sources([config.data], collections=True)
+        require_run_file(file, file.with_name(f"{file.name}.verdicts"))
+        from relscope.cli.progress import progress_shown
+        from relscope.cli.show import print_json
 
         with progress_shown() as progress:
+            from relscope.study.rerank_run import rerank_run
+
             done = rerank_run(config, options, [m.strip() for m in _COMMA.split(measures)], file, progress)
     except KeyboardInterrupt:
         raise o.interrupted(file, out, ".verdicts") from None
@@ -111,10 +115,11 @@ def heads(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     k: Annotated[int, typer.Option("--k", "-k", help="Number of heads.")] = 8,
     by: Annotated[
-        str,
+        str | None,
         typer.Option("--by", help="A region (|effect| of z there), an edge such as query<-document (|effect| of its "
-                     "scores), or interaction (attention alone)."),
-    ] = "query",
+                     "scores), or interaction (attention alone). Default: of query, last, instruction, document the "
+                     "first that the run has."),
+    ] = None,
     below: Annotated[
         int | None, typer.Option("--below", help="Only heads of layers below this one: reranking stops earlier.")
     ] = None,

@@ -1,33 +1,18 @@
-"""What commands print: progress while a terminal watches, tables at the end."""
+"""What commands print at the end: tables, sentences, warnings."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
 if TYPE_CHECKING:
-    from relscope.report import ComparisonSummary, SimilaritySummary
+    from relscope.report import ComparisonSummary, RunSummary, SimilaritySummary
     from relscope.study import Judgement, ModelCheck, Plan, StudyConfig
 
 # In a file or a pipe there is no window to fit: a line is as long as it needs to be.
@@ -43,69 +28,6 @@ _MEASURES = (
 )
 
 
-class _Counted(MofNCompleteColumn):
-    def render(self, task: Task) -> Text:
-        n_all = task.fields.get("n_all", 0)
-        return Text(f"{task.fields.get('n_done', 0):,}/{n_all:,}" if n_all else "")
-
-
-class _TimeLeft(TimeRemainingColumn):
-    def render(self, task: Task) -> Text:
-        return super().render(task).append(" left") if task.total else Text("")
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        done, seconds = task.fields.get("n_done", 0), task.elapsed or 0
-        return Text(f"{done / seconds:,.0f}/s" if done and seconds else "")
-
-
-class Shown:
-    """A study's progress as a bar on a terminal; elsewhere only warnings are printed."""
-
-    def __init__(self, bars: Progress | None) -> None:
-        self._bars = bars
-        self._task: TaskID | None = None
-
-    def stage(self, text: str) -> None:
-        """Another stage has begun."""
-        if self._bars is None:
-            return
-        if self._task is not None:
-            self._bars.remove_task(self._task)  # resetting it would keep its total
-        self._task = self._bars.add_task(escape(text), total=None, n_done=0, n_all=0)
-
-    def start(self, n_patches: int, work: float) -> None:
-        """Patching begins: so many patches, so much work."""
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, total=work, n_all=n_patches)
-
-    def advance(self, n_patches: int, work: float) -> None:
-        """So much more is done; time left follows the work, since patches differ in length."""
-        if self._bars is not None and self._task is not None:
-            done = self._bars.tasks[0].fields["n_done"] + n_patches
-            self._bars.update(self._task, advance=work, n_done=done)
-
-    def warn(self, text: str) -> None:
-        """Print a warning on standard error."""
-        console = ERR if self._bars is None else self._bars.console
-        console.print(f"[yellow]warning:[/yellow] {escape(text)}")
-
-
-@contextmanager
-def progress_shown() -> Iterator[Shown]:
-    """A progress bar on standard error while a terminal watches it."""
-    if not ERR.is_terminal:
-        yield Shown(None)
-        return
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Counted(), _Rate(), TimeElapsedColumn(),
-        _TimeLeft(),
-    )  # fmt: skip
-    with Progress(*columns, console=ERR, transient=True) as bars:
-        yield Shown(bars)
-
-
 def print_json(value: Any) -> None:
     """One JSON object on standard output, and nothing else there."""
     import json
@@ -113,11 +35,15 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def judgement_json(judgement: Judgement) -> dict[str, Any]:
+def judgement_json(judgement: Judgement, config: StudyConfig) -> dict[str, Any]:
     """The object that `relscope judge --json` prints; an interval that one query cannot give is null."""
     quality = judgement.quality
     measures = {name: getattr(quality, name).as_dict() for name, _ in _MEASURES}
+    asked = ("model", "adapter", "revision", "data", "pairs", "filter", "seed")
     return {
+        **{name: getattr(config, name) for name in asked},
+        "prompt": {"format": config.prompt.format, "order": config.prompt.order},
+        "negatives": config.negatives.model_dump(), "dtype": judgement.dtype,
         "n": quality.n, "n_kept": len(judgement.verdicts), "n_excluded": judgement.n_excluded, **measures,
     }  # fmt: skip
 
@@ -164,6 +90,22 @@ def print_quality(quality: Any, n_excluded: int) -> None:
         table.add_row(label, f"{estimate.value:.3f}", escape(interval))
     OUT.print(table)
     OUT.print(f"{quality.n} pairs, {n_excluded} excluded; intervals over queries (bootstrap)")
+
+
+def print_strongest(summary: RunSummary) -> None:
+    """The strongest few sites of each experiment; of one without, that there are none."""
+    if not summary.strongest:
+        return
+    table = Table("strongest sites, by |effect| where q ≤ 0.05", box=None, pad_edge=False)
+    for name in ("effect (logits)", "q"):
+        table.add_column(name, no_wrap=True)
+    for of in summary.strongest:
+        table.add_row(f"[bold]{escape(of.name)}[/bold]: {of.n_significant:,} of {of.n_sites:,} sites have q ≤ 0.05")
+        for site in of.sites:
+            table.add_row(*(escape(cell) for cell in (f"  {site[0]}", *site[1:])))
+    OUT.print()
+    OUT.print(table, soft_wrap=False)
+    OUT.print()
 
 
 def print_comparison(summary: ComparisonSummary) -> None:
@@ -232,17 +174,21 @@ def _shown_similarity(row: dict[Any, Any], measure: str) -> str:
     return f"{value:.2f}" if math.isnan(low) else f"{value:.2f} \\[{low:.2f}, {high:.2f}]"
 
 
-def print_check(check: ModelCheck) -> None:
-    """The contract clause by clause, then the verdict's lints."""
-    judge = check.judge
-    shape = judge.shape
+def print_check(check: ModelCheck, config: StudyConfig) -> None:
+    """The model that was asked for, the contract clause by clause, then the verdict's lints."""
+    judge, asked = check.judge, config.model + (f" with {config.adapter}" if config.adapter else "")
+    shape, identity = judge.shape, judge.identity
+    base = f" ({identity.name} with its adapter)" if config.adapter is None and identity.adapter else ""
     OUT.print(
-        f"{escape(judge.identity.name)}: {escape(judge.identity.model_type)} (layout {judge.architecture.name}"
+        f"{escape(asked + base)}: {escape(judge.identity.model_type)} (layout {judge.architecture.name}"
         f"{'' if judge.known_type else ', recognised by structure'}), {shape.n_layers} layers, {shape.n_heads} heads, "
         f"{shape.n_kv_heads} key/value heads, d_model {shape.d_model}, {shape.n_parameters / 1e6:,.0f} M parameters, "
-        f"{judge.identity.dtype} on {judge.device}"
+        f"{judge.identity.dtype} on {judge.device}",
+        soft_wrap=False,
     )
     table = Table("", "clause", "statement", "error", "tolerance", box=None, pad_edge=False)
+    for column in (0, 1, 4):
+        table.columns[column].no_wrap = True
     for clause in check.contract.clauses:
         mark = "[green]ok[/green]" if clause.ok else "[red]FAILS[/red]"
         error = escape(clause.detail) or f"{clause.error:.2g}"
@@ -250,7 +196,10 @@ def print_check(check: ModelCheck) -> None:
     for lint in check.lints:
         mark = "[green]ok[/green]" if lint.ok else "[yellow]warning[/yellow]"
         table.add_row(mark, lint.name, escape(lint.message), "", "")
-    OUT.print(table)
+    OUT.print(table, soft_wrap=False)
+
+
+_PARTS = {"total": "total effects (of paths)", "exact_sample": "exact sample (of delta)"}
 
 
 def print_plan(plan: Plan) -> None:
@@ -269,6 +218,16 @@ def print_plan(plan: Plan) -> None:
          f"{duration(plan.full_pass_seconds)})"),
     ):  # fmt: skip
         table.add_row(label, value)
+    OUT.print(table, soft_wrap=False)
+    OUT.print()
+    table = Table("experiment", box=None, pad_edge=False)
+    for name in ("patches", "operations", "estimated time"):
+        table.add_column(name, justify="right")
+    for part in plan.parts:
+        table.add_row(
+            _PARTS.get(part.name, part.name), f"{part.n_patches:,}", f"{part.flops:.3g}", duration(part.seconds)
+        )
+    table.add_row("all", f"{plan.n_patches:,}", f"{plan.flops:.3g}", duration(plan.seconds))
     OUT.print(table)
 
 
@@ -281,3 +240,10 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a clock shows them: 0:07, 12:30, 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -114,10 +114,15 @@ def tune(
     given = {name: value for name, value in locals().items() if name not in ("config", "out") and value is not None}
     try:
         chosen = _tune_config(config, given)
-        from relscope.cli.show import OUT, progress_shown
-        from relscope.tuning import tune as run_tuning
+        from relscope.study import require_sources
+
+        require_sources([*(of.data for of in chosen.data), *chosen.validation.data, *chosen.evaluation.data])
+        from relscope.cli.progress import progress_shown
+        from relscope.cli.show import OUT
 
         with progress_shown() as progress:
+            from relscope.tuning import tune as run_tuning
+
             tuned = run_tuning(chosen, out, progress, _print_point)
     except KeyboardInterrupt:
         raise o.interrupted(out, out) from None
@@ -152,10 +157,17 @@ def evaluate(
     settings = {"model": model, "adapter": adapter, "revision": revision, "trust_remote_code": trust_remote_code,
                 "pairs": pairs, "seed": seed, "dtype": dtype, "device": device}  # fmt: skip
     config = o.study_config(None, settings)
-    from relscope.cli.show import print_json, progress_shown
-    from relscope.study import PROMPTS, evaluate_model
+    from relscope.study import PROMPTS, prompt_fields, require_sources
+
+    require_sources(data or [])
+    for name in prompt or ():
+        prompt_fields(name)
+    from relscope.cli.progress import progress_shown
+    from relscope.cli.show import print_json
 
     with progress_shown() as progress:
+        from relscope.study import evaluate_model
+
         measured = evaluate_model(config, tuple(data or ["demo"]), tuple(prompt or PROMPTS), progress)
     if as_json:
         print_json({"model": model, "adapter": adapter, "results": [m.as_dict() for m in measured]})

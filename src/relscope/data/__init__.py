@@ -11,7 +11,7 @@ from relscope.data.irds import load_irds
 from relscope.data.jsonl import pairs_from_jsonl
 from relscope.data.negatives import Bm25, NegativeSampling
 from relscope.data.pairs import PairSet, Refusal, RelevancePair, pairs_from_collection, pairs_sha256
-from relscope.data.sources import is_pair_file, load_collection, load_pairs
+from relscope.data.sources import is_pair_file, load_collection, load_pairs, require_source
 from relscope.data.squad import load_squad
 from relscope.data.text import MAX_DOCUMENT_CHARACTERS, MAX_QUERY_CHARACTERS
 from relscope.data.trec import load_trec, read_run, run_text
@@ -39,5 +39,6 @@ __all__ = [
     "pairs_from_jsonl",
     "pairs_sha256",
     "read_run",
+    "require_source",
     "run_text",
 ]

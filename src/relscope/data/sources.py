@@ -29,10 +29,11 @@ from relscope.errors import InputError
 
 DEMO_FOLDER = Path(__file__).with_name("demo")
 _IRDS_PREFIX = "ir_datasets:"
-_CHOICES = (
-    'give "demo", a file of pairs (FILE.jsonl), a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), '
-    "a TREC folder (topics, qrels, passages.tsv) or its FILE.yaml, a FILE.json in SQuAD's format, or ir_datasets:ID"
+_COLLECTIONS = (
+    "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), a TREC folder (topics, qrels, passages.tsv) or its "
+    "FILE.yaml, a FILE.json in SQuAD's format, or ir_datasets:ID"
 )
+_CHOICES = f'give "demo", a file of pairs (FILE.jsonl), {_COLLECTIONS}'
 
 
 def load_pairs(
@@ -75,14 +76,41 @@ def load_collection(source: str | Path) -> Collection:
     if isinstance(source, str) and source.startswith(_IRDS_PREFIX):
         return load_irds(source.removeprefix(_IRDS_PREFIX))
     if is_pair_file(source):
-        raise InputError(f"{source}: holds pairs, not a collection with judgements; {_CHOICES}")
-    path, split = Path(source), None
-    if not path.exists():
-        folder, colon, split = str(source).rpartition(":")
-        path = Path(folder)
-        if not colon or not path.is_dir():
-            raise InputError(f"{source}: there is no such data; {_CHOICES}")
-    return _load_path(path, split)
+        raise _no_collection(source)
+    return _load_path(*_path_of(source))
+
+
+def require_source(source: str | Path, *, collection: bool = False) -> None:
+    """Refuse a source that is not there, without reading it.
+
+    Args:
+        source: as for `load_pairs`.
+        collection: as for `load_collection`; a file of pairs is then refused.
+
+    Raises:
+        InputError: there is no such file or folder.
+    """
+    if is_pair_file(source):
+        if collection:
+            raise _no_collection(source)
+        if not Path(source).exists():
+            raise InputError(f"{source}: there is no such file")
+    elif source != "demo" and not (isinstance(source, str) and source.startswith(_IRDS_PREFIX)):
+        _path_of(source)
+
+
+def _no_collection(source: str | Path) -> InputError:
+    return InputError(f'{source}: holds pairs, not a collection with judgements; give "demo", {_COLLECTIONS}')
+
+
+def _path_of(source: str | Path) -> tuple[Path, str | None]:
+    """The file or folder that a source names, and the split of `FOLDER:SPLIT`."""
+    if Path(source).exists():
+        return Path(source), None
+    folder, colon, split = str(source).rpartition(":")
+    if not colon or not Path(folder).is_dir():
+        raise InputError(f"{source}: there is no such data; {_CHOICES}")
+    return Path(folder), split
 
 
 def _load_path(path: Path, split: str | None) -> Collection:

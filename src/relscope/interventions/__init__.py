@@ -1,5 +1,6 @@
 """Sites of a model, what patching them does to the verdict, also across models, what moved, and readouts."""
 
+from relscope.choices import DEFAULT_MEMORY_BYTES, READINGS, VARIANTS, Kind, Positions
 from relscope.interventions.ablatable import ABLATED_COMPONENTS, Ablatable
 from relscope.interventions.ablation import ablated
 from relscope.interventions.changes import (
@@ -18,16 +19,15 @@ from relscope.interventions.interaction import (
     pair_interaction,
 )
 from relscope.interventions.patching import (
-    DEFAULT_MEMORY_BYTES,
     PatchedPair,
     check_precision,
     patch_pair,
     patch_pairs,
 )
 from relscope.interventions.paths import direct_effects, patch_paths
-from relscope.interventions.references import Kind, Positions, Reference, reference_of
-from relscope.interventions.relevance_score import CONTENT_FREE_QUERY, READINGS, relevance_scores
-from relscope.interventions.routes import RECEIVERS, SENDERS, VARIANTS, Path
+from relscope.interventions.references import Reference, reference_of
+from relscope.interventions.relevance_score import CONTENT_FREE_QUERY, relevance_scores
+from relscope.interventions.routes import RECEIVERS, SENDERS, Path
 from relscope.interventions.sites import (
     COMPONENTS,
     Direction,

@@ -23,9 +23,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from relscope.choices import Kind
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions.ablatable import Ablatable, ablatable_sites, check_chosen
-from relscope.interventions.references import Kind, Reference
+from relscope.interventions.references import Reference
 from relscope.interventions.sites import Site
 from relscope.models import EditFunction, JudgeModel, Treatment, hook
 from relscope.prompts import Prompt

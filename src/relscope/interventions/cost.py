@@ -183,7 +183,8 @@ def _cost(
 ) -> PatchCost:
     shape = judge.shape
     per_layer = _Layer(judge)
-    full_pass = n_tokens * shape.n_layers * per_layer.row(n_tokens)
+    row = per_layer.row(n_tokens)
+    full_pass = n_tokens * shape.n_layers * row
     placed = [item for item in placed if item.replacements]
     flops, n_positions = 0.0, 0
     suffixes = [0]
@@ -197,7 +198,7 @@ def _cost(
         if only := item.alone:
             n_after -= 1
             flops += _patched_layer(per_layer, only, n_tokens, at_end=n_after == 0)
-        flops += n_after * n_suffix * per_layer.row(n_tokens)
+        flops += n_after * n_suffix * row
         if n_after:
             is_edited = any(r.layer == shape.n_layers - 1 and r.component != "resid_pre" for r in item.replacements)
             flops -= (n_suffix - 1) * per_layer.saved_at_end(n_tokens, is_edited)

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relscope.choices import DEFAULT_MEMORY_BYTES
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions.cost import fit_together, memory_for_patches, patch_cost
 from relscope.interventions.full_pass import full_pass
@@ -32,7 +33,6 @@ from relscope.interventions.wavefront import Job, sweep
 from relscope.models import ATTENTION_COMPONENTS, KV_HEAD_COMPONENTS, JudgeModel, RecordedRun
 from relscope.prompts import AlignedPair
 
-DEFAULT_MEMORY_BYTES = 1 << 30
 DEVICE_TOO_SMALL: Final = (
     "the device's memory does not suffice for the recorded runs of one pair and one patched run beside the model; "
     "shorten documents (max_document_tokens), or use another device"

@@ -27,10 +27,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relscope.choices import DEFAULT_MEMORY_BYTES
 from relscope.errors import InputError
 from relscope.interventions.cost import RUNS_OF_PATH, memory_for_patches, path_cost
 from relscope.interventions.patching import (
-    DEFAULT_MEMORY_BYTES,
     DEVICE_TOO_SMALL,
     PatchedPair,
     check_patches,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from relscope.interventions.sites import Patch, sites_of
 from relscope.models import Replacement
@@ -45,18 +46,20 @@ def place_patches(prompt: Prompt, patches: Sequence[Patch], first: int) -> list[
     Raises:
         InputError: the prompt has no such region.
     """
-    positions: dict[str, tuple[int, ...]] = {}
 
+    @cache
     def of(region: str) -> tuple[int, ...]:
-        if region not in positions:
-            positions[region] = tuple(prompt.region(region))
-        return positions[region]
+        return tuple(prompt.region(region))
+
+    @cache
+    def changed_in(region: str) -> tuple[int, ...]:
+        return tuple(position for position in of(region) if position >= first)
 
     placed = []
     for patch in patches:
         replacements = []
         for site in sites_of(patch):
-            changed = tuple(p for p in of(site.region) if p >= first)
+            changed = changed_in(site.region)
             # Edges from positions before `first` count: what a changed position attends to there changes with it.
             src = () if site.src is None else of(site.src)
             if changed and (src or site.src is None):

@@ -26,20 +26,18 @@ import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relscope.choices import DEFAULT_MEMORY_BYTES, Positions
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions.ablatable import ABLATED_COMPONENTS, Ablatable, ablatable_sites
-from relscope.interventions.patching import DEFAULT_MEMORY_BYTES
 from relscope.models import JudgeModel, hook
 from relscope.prompts import Prompt
 
-Kind = Literal["mean", "zero", "resample"]
-Positions = Literal["region", "relative", "fixed"]
 N_PARTS = 10
 """Equal parts of a region in which means by relative position are taken."""
 

@@ -23,11 +23,11 @@ from typing import Final
 from jaxtyping import Float
 from torch import Tensor
 
+from relscope.choices import READINGS
 from relscope.errors import InputError, did_you_mean
 from relscope.models import JudgeModel, query_attention
 from relscope.prompts import Prompt
 
-READINGS: Final = ("total", "largest")
 CONTENT_FREE_QUERY: Final = "N/A"
 
 

@@ -20,15 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relscope.choices import HEAD_COMPONENTS, KV_HEAD_COMPONENTS, VARIANTS
 from relscope.errors import InputError, did_you_mean
 from relscope.interventions.placing import PlacedPatch, place_patches
 from relscope.interventions.sites import Site
 from relscope.interventions.wavefront import Job, ResidOf, sweep_to
-from relscope.models import HEAD_COMPONENTS, KV_HEAD_COMPONENTS, JudgeModel, RecordedRun, Replacement
+from relscope.models import JudgeModel, RecordedRun, Replacement
 from relscope.prompts import Prompt
-
-VARIANTS = ("frozen", "open")
-"""frozen: the direct path alone, all between held at the base run. open: all paths from sender to receiver."""
 
 SENDERS = ("attn_out", "mlp_out", "z", "resid_pre")
 """Components that a path can begin with; `resid_pre` of layer 0 alone, the embedding."""

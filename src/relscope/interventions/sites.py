@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from relscope.choices import EDGE_COMPONENTS, HEAD_COMPONENTS, KV_HEAD_COMPONENTS, RESIDUAL_COMPONENTS
 from relscope.errors import InputError
-from relscope.models import EDGE_COMPONENTS, HEAD_COMPONENTS, KV_HEAD_COMPONENTS, RESIDUAL_COMPONENTS
 
 Direction = Literal["denoise", "noise"]
 Precision = Literal["exact", "delta"]

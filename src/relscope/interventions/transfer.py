@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from relscope.choices import DEFAULT_MEMORY_BYTES
 from relscope.errors import InputError
 from relscope.interventions.cost import memory_for_patches, transfer_cost
 from relscope.interventions.patching import (
-    DEFAULT_MEMORY_BYTES,
     PatchedPair,
     Swap,
     check_patches,

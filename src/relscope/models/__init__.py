@@ -1,5 +1,6 @@
 """The judge model: loading, one architecture table, recording, restarting, and the load-time contract."""
 
+from relscope.choices import EDGE_COMPONENTS, HEAD_COMPONENTS, KV_HEAD_COMPONENTS, RESIDUAL_COMPONENTS
 from relscope.models.architectures import ARCHITECTURES, DecoderLayer
 from relscope.models.attention import MOST_SCORES, EditFunction
 from relscope.models.attention_reading import QueryAttention, check_readable, query_attention
@@ -7,10 +8,6 @@ from relscope.models.contract import Clause, Contract, check_contract
 from relscope.models.differences import BaseRows, linear_modules
 from relscope.models.edits import (
     ATTENTION_COMPONENTS,
-    EDGE_COMPONENTS,
-    HEAD_COMPONENTS,
-    KV_HEAD_COMPONENTS,
-    RESIDUAL_COMPONENTS,
     LayerEdits,
     Replacement,
     source_edges,

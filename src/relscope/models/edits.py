@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from relscope.choices import EDGE_COMPONENTS, KV_HEAD_COMPONENTS, RESIDUAL_COMPONENTS
 from relscope.models.attention import (
     MOST_SCORES,
     AttentionCall,
@@ -34,14 +35,6 @@ from relscope.models.attention import (
 )
 from relscope.models.recording import RecordedRun
 
-RESIDUAL_COMPONENTS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
-"""Components of a whole layer."""
-HEAD_COMPONENTS = ("z", "q", "k_view", "v_view")
-"""Components of a query head."""
-KV_HEAD_COMPONENTS = ("k", "v")
-"""Components of a key/value head."""
-EDGE_COMPONENTS = ("scores", "pattern", "pattern_renormalised")
-"""Components of a query head, from source to destination positions."""
 ATTENTION_COMPONENTS = ("q", *KV_HEAD_COMPONENTS, "k_view", "v_view", *EDGE_COMPONENTS)
 """Components inside attention: they are seen, and replaced, by the function that computes it."""
 

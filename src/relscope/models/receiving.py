@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relscope.choices import KV_HEAD_COMPONENTS
 from relscope.models.attention import SharedPrefixAttention
-from relscope.models.edits import KV_HEAD_COMPONENTS, Replacement
+from relscope.models.edits import Replacement
 from relscope.models.judge import JudgeModel
 from relscope.models.recording import RecordedRun
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from relscope.report.assets import REPORT_NAME
@@ -10,10 +11,19 @@ from relscope.report.contents import read_contents
 from relscope.report.downstream import read_downstream
 from relscope.report.figures import draw_figures
 from relscope.report.page import render
+from relscope.report.strongest import Strongest, strongest_sites
 from relscope.results import open_run
 from relscope.results.files import write_whole
 
 FIGURES_FOLDER = "figures"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in short: the path of `report.html`, and the strongest sites of each experiment."""
+
+    report: Path
+    strongest: tuple[Strongest, ...]
 
 
 def build_report(run_dir: Path, downstream: Sequence[str | Path] = ()) -> Path:
@@ -34,6 +44,11 @@ def build_report(run_dir: Path, downstream: Sequence[str | Path] = ()) -> Path:
             another run.
         RunError: a part is damaged, or the folder cannot be written.
     """
+    return report_run(run_dir, downstream).report
+
+
+def report_run(run_dir: Path, downstream: Sequence[str | Path] = ()) -> RunSummary:
+    """As `build_report`; returns also what to print of the run."""
     run = open_run(Path(run_dir))
     evaluated = read_downstream(run, downstream)
     contents = read_contents(run)
@@ -42,4 +57,4 @@ def build_report(run_dir: Path, downstream: Sequence[str | Path] = ()) -> Path:
     path = run.directory / REPORT_NAME
     # Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a question mark.
     write_whole(path, page.encode("utf-8", errors="replace"))
-    return path
+    return RunSummary(path, strongest_sites(contents.effects))

@@ -69,9 +69,8 @@ def read_runs(folders: Sequence[str | Path]) -> tuple[ComparedRun, ...]:
     """
     directories = [Path(folder) for folder in folders]
     if not 2 <= len(directories) <= len(ascii_uppercase):
-        raise InputError(
-            f"{len(directories)} runs were given; give 2 to {len(ascii_uppercase)} folders of `relscope run`"
-        )
+        given = "one run was" if len(directories) == 1 else f"{len(directories)} runs were"
+        raise InputError(f"{given} given; give 2 to {len(ascii_uppercase)} folders of `relscope run`")
     seen: set[Path] = set()
     for directory in directories:
         if directory.resolve() in seen:

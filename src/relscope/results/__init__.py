@@ -5,6 +5,7 @@ manifest (`manifest`, `run`); every file appears whole or not at all (`files`). 
 """
 
 from relscope.results.ablation import (
+    ABLATION,
     FULL_MODEL,
     AblationFolder,
     AblationHeader,
@@ -28,9 +29,10 @@ from relscope.results.circuits import (
     create_or_resume_circuit,
     holds_circuit,
     open_circuit,
+    require_circuit_folder,
 )
-from relscope.results.comparison import ComparisonFolder, ComparisonHeader, create_or_resume_comparison
-from relscope.results.files import RunError, make_folder, read_json, write_whole
+from relscope.results.comparison import COMPARISON, ComparisonFolder, ComparisonHeader, create_or_resume_comparison
+from relscope.results.files import RunError, make_folder, read_json, require_folder, write_whole
 from relscope.results.manifest import (
     ExclusionRecord,
     Extension,
@@ -53,7 +55,7 @@ from relscope.results.readouts import (
     readout_path,
     write_readout,
 )
-from relscope.results.run import Run, create_or_resume, identity_problem, open_run
+from relscope.results.run import Run, create_or_resume, identity_problem, open_run, require_run_folder
 from relscope.results.schema import (
     DIRECT,
     DIRECTIONS,
@@ -72,6 +74,8 @@ from relscope.results.schema import (
 from relscope.results.verdicts import Asked, Verdicts
 
 __all__ = [
+    "ABLATION",
+    "COMPARISON",
     "CONTRIBUTIONS",
     "DIRECT",
     "DIRECTIONS",
@@ -138,6 +142,9 @@ __all__ = [
     "read_json",
     "read_readout",
     "readout_path",
+    "require_circuit_folder",
+    "require_folder",
+    "require_run_folder",
     "rows_table",
     "write_changes",
     "write_readout",

@@ -133,7 +133,7 @@ def create_or_resume_circuit(directory: Path, identity: Mapping[str, Any], facts
         RunError: another process writes there, or it cannot be written.
     """
     given = json.loads(json.dumps({"kind": _KIND, "status": "running", "identity": identity, **facts}))
-    _refuse_foreign_folder(directory)
+    require_circuit_folder(directory)
     make_folder(directory)
     lock = FolderLock(directory)
     try:
@@ -185,7 +185,12 @@ def _write(directory: Path, manifest: Mapping[str, Any]) -> None:
     sync_folder(directory)
 
 
-def _refuse_foreign_folder(directory: Path) -> None:
+def require_circuit_folder(directory: Path) -> None:
+    """Refuse a folder that holds something else than a circuit.
+
+    Raises:
+        InputError: says what it holds.
+    """
     if directory.is_file():
         raise InputError(f"{directory}: is a file; give a folder for the circuit")
     names = sorted(path.name for path in directory.iterdir() if path.name[0] != ".") if directory.is_dir() else []

@@ -97,6 +97,18 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse what cannot be made a folder or written, without making it.
+
+    Raises:
+        RunError: a parent is a file, or may not be written.
+    """
+    nearest = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path.cwd())
+    reason = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK) else errno.EACCES
+    if reason:
+        raise RunError(f"{folder}: cannot make this folder ({os.strerror(reason)}); give a folder that can be written")
+
+
 def remove_leftovers(folder: Path) -> int:
     """Remove the temporary files that a killed process left in `folder`; returns how many there were.
 

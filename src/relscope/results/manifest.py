@@ -157,8 +157,9 @@ def identity_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The fields in which two identities differ, each as `dotted.path: OLD in the folder, NEW now`."""
     before, now = json.loads(_canonical(old)), json.loads(_canonical(new))
     return [
-        f"{path}: {_shown(was)} in the folder, {_shown(is_now)} now"
-        for path, was, is_now in _differences("", before, now)
+        f"{path}: {was} in the folder, {is_now} now"
+        for path, *both in _differences("", before, now)
+        for was, is_now in [_shown_apart(*both)]
     ]
 
 
@@ -229,11 +230,19 @@ def _differences(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     return [] if same else [(path, old, new)]
 
 
-def _shown(value: Any, longest: int = 80) -> str:
-    if value is _ABSENT:
-        return "(absent)"
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= longest else text[: longest - 3] + "..."
+def _shown_apart(old: Any, new: Any, longest: int = 80) -> tuple[str, str]:
+    """Two values that differ; of long texts the part around the first difference, and where it is."""
+    texts = ["(absent)" if value is _ABSENT else json.dumps(value, ensure_ascii=False) for value in (old, new)]
+    if all(len(text) <= longest for text in texts):
+        return texts[0], texts[1]
+    first = next((n for n, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), min(map(len, texts)))
+    start = first - longest // 4 if first > longest * 3 // 4 else 0
+    shown = [
+        ("..." if start else "") + text[start : start + longest] + ("..." if len(text) > start + longest else "")
+        for text in texts
+    ]
+    where = f" (from character {start} on)" if start else ""
+    return shown[0] + where, shown[1] + where
 
 
 def _problems(error: ValidationError, most: int = 3) -> str:

@@ -261,7 +261,7 @@ def create_or_resume(run_dir: Path, manifest: Manifest, extend: Callable[[Manife
     """
     directory = Path(run_dir)
     given = checked(manifest)
-    _refuse_foreign_folder(directory)
+    require_run_folder(directory)
     make_folder(directory)
     lock = FolderLock(directory)
     try:
@@ -303,8 +303,13 @@ def open_run(run_dir: Path) -> Run:
     return Run(directory, read_manifest(directory / MANIFEST_NAME), lock=None)
 
 
-def _refuse_foreign_folder(directory: Path) -> None:
-    """Refuse a folder that is neither a run, nor empty, nor left by a run killed before it had a manifest."""
+def require_run_folder(directory: Path) -> None:
+    """Refuse a folder that is neither a run, nor empty, nor left by a run killed before it had a manifest.
+
+    Raises:
+        InputError: it is a file, or holds something else.
+        RunError: it cannot be read.
+    """
     if not os.path.lexists(directory):
         return
     if not os.path.isdir(directory):

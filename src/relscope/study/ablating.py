@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from relscope.analysis.head_sets import SET_REGIONS
 from relscope.data import (
     Collection,
     NegativeSampling,
@@ -34,17 +35,19 @@ from relscope.results import (
     create_or_resume_ablation,
 )
 from relscope.study.ablation_evaluation import Asked, Evaluation, ToRank, asked_with, header_of, to_rank
+from relscope.study.ablation_options import AblationOptions
 from relscope.study.ablation_plan import (
-    AblationOptions,
     Selection,
     conditions_of,
     evaluation_pairs,
     read_selection,
+    set_regions,
 )
 from relscope.study.config import StudyConfig, prompt_fields
 from relscope.study.prepare import Progress, Silent, Within, load_data, load_model
 from relscope.study.ranking_methods import most_prompts
-from relscope.study.reranking import Reranking, rerank
+from relscope.study.rerank_options import Reranking
+from relscope.study.reranking import rerank
 
 PAIRWISE_METHOD: Final = "heapsort"
 """How pairwise prompts rank: fewest prompts for the best ten."""
@@ -159,6 +162,10 @@ def ablate_run(
     told = Within(Silent() if progress is None else progress)
     progress = Silent() if progress is None else progress
     selection = read_selection(run_dir)
+    regions = set_regions(selection, options)
+    if missing := [region for region in SET_REGIONS if options.regions is None and region not in regions]:
+        told.warn(f"the run has no heads at {', '.join(missing)}: the sets are of {', '.join(regions)}")
+    options = dataclasses.replace(options, regions=regions)
     conditions = conditions_of(selection, options)
     config = _config(selection, machine or Machine())
     templates = _templates(selection, options)

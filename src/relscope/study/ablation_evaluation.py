@@ -26,7 +26,8 @@ from relscope.results import (
     SideRecord,
     identity_hash,
 )
-from relscope.study.ablation_plan import AblationOptions, Selection, evaluation_collection
+from relscope.study.ablation_options import AblationOptions
+from relscope.study.ablation_plan import Selection, evaluation_collection
 from relscope.study.manifest import now
 from relscope.study.prepare import Progress, align_for
 from relscope.version import __version__

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, get_args
 
 import pandas as pd
 
@@ -33,82 +32,14 @@ from relscope.analysis import (
     site_effects,
     top_set,
 )
-from relscope.analysis.head_sets import N_DRAWS, SET_REGIONS
+from relscope.analysis.head_sets import SET_REGIONS
 from relscope.data import Collection, PairSet, RelevancePair
 from relscope.data.text import same_words
-from relscope.errors import InputError, did_you_mean
-from relscope.interventions.references import Kind, Positions
+from relscope.errors import InputError
 from relscope.prompts import PromptTemplate
 from relscope.results import FULL_MODEL, ConditionRecord, QueryRecord, Run, SideRecord, open_run
+from relscope.study.ablation_options import AblationOptions
 from relscope.study.config import StudyConfig
-
-N_RERANK_DRAWS: Final = 3
-MATCH = ("mixed", "all")
-
-
-@dataclass(frozen=True)
-class AblationOptions:
-    """What is ablated, and on what it is evaluated.
-
-    Attributes:
-        data: of the evaluation; None: the run's.
-        pairs: at most so many queries of the evaluation, the first ones that are not the run's; None: all.
-        negatives: hard or random; None: as in the run.
-        prompts: names or YAML files; None: the run's prompt.
-        top: heads a region, or below 1 the share of all heads.
-        regions: whose heads make up the sets.
-        kind: mean, zero or resample.
-        positions: of means: region, relative or fixed.
-        keep_only: ablate all heads but the set, at all positions.
-        draws: random sets of each kind.
-        match: random sets are matched to the largest set ("mixed"), or to each ("all").
-        rerank: the collection to rerank; True: that of the evaluation, where it is one; False: none.
-        first_stage: a TREC run file, or "bm25"; None: the collection's own run, else BM25.
-        depth: at most so many documents of a query.
-        rerank_draws: so many of the draws are reranked with.
-        seed: of the draws, of resampled ablations, and of the intervals.
-
-    Raises:
-        InputError: an option has a value that does not exist.
-    """
-
-    data: str | None = None
-    pairs: int | None = None
-    negatives: str | None = None
-    prompts: tuple[str, ...] | None = None
-    top: int | float = 20
-    regions: tuple[str, ...] = SET_REGIONS
-    kind: str = "mean"
-    positions: str = "region"
-    keep_only: bool = False
-    draws: int = N_DRAWS
-    match: str = "mixed"
-    rerank: str | bool = True
-    first_stage: str | None = None
-    depth: int = 100
-    rerank_draws: int = N_RERANK_DRAWS
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, known in (("kind", get_args(Kind)), ("positions", get_args(Positions)), ("match", MATCH)):
-            value = getattr(self, name)
-            if value not in known:
-                raise InputError(f"{name}: {value!r} does not exist: {did_you_mean(value, known)}")
-        if self.negatives not in (None, "hard", "random"):
-            known = ("hard", "random")
-            raise InputError(
-                f"negatives: {self.negatives!r} does not exist: {did_you_mean(str(self.negatives), known)}"
-            )
-        for name in ("pairs", "draws", "depth", "rerank_draws"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name}: must be at least 1, not {value}")
-        for name in ("regions", "prompts"):
-            values = getattr(self, name)
-            if values is not None and (not values or len(set(values)) < len(values)):
-                raise InputError(f"{name}: give at least one, and each once, not {', '.join(values) or 'none'}")
-        if self.kind == "resample" and self.positions != "region":
-            raise InputError("positions: belong to the mean; a resampled position is found by its relative position")
 
 
 @dataclass(frozen=True)
@@ -203,6 +134,24 @@ def split_of(selection: SideRecord, evaluation: SideRecord) -> QuerySplit:
     return QuerySplit(*sides)
 
 
+def set_regions(selection: Selection, options: AblationOptions) -> tuple[str, ...]:
+    """The regions whose heads make up the sets: those that are named, or of `SET_REGIONS` those that the run has.
+
+    Raises:
+        InputError: the run has no heads at a region that is named, or at none of `SET_REGIONS`.
+    """
+    run, heads = selection.run, selection.config.experiments.heads
+    measured = () if heads is None else heads.regions
+    chosen = options.regions or tuple(region for region in SET_REGIONS if region in measured)
+    missing = [region for region in chosen or SET_REGIONS if region not in measured]
+    if missing:
+        raise InputError(
+            f"regions: {run.directory} has no heads at {missing[0]!r}, but at {', '.join(measured)}; give --regions of "
+            f"these, or run with --experiments heads --regions {','.join([*measured, *missing])}"
+        )
+    return chosen
+
+
 def conditions_of(selection: Selection, options: AblationOptions) -> tuple[ConditionRecord, ...]:
     """Every condition and draw, in the order of the table.
 
@@ -211,11 +160,12 @@ def conditions_of(selection: Selection, options: AblationOptions) -> tuple[Condi
     """
     run = selection.run
     shape = run.manifest.model_shape
-    effects = _head_effects(selection, options.regions)
+    regions = set_regions(selection, options)
+    effects = _head_effects(selection)
     k = set_size(options.top, shape["n_layers"], shape["n_heads"])
-    tops = [top_set(effects, region, k) for region in options.regions]
+    tops = [top_set(effects, region, k) for region in regions]
     largest = mixed_set(tops) if len(tops) > 1 else tops[0]
-    bottom = mixed_set(bottom_set(effects, region, k) for region in options.regions)
+    bottom = mixed_set(bottom_set(effects, region, k) for region in regions)
     size = (shape["n_layers"], shape["n_heads"])
     if len(largest) > size[0] * size[1]:
         raise InputError(
@@ -236,16 +186,9 @@ def conditions_of(selection: Selection, options: AblationOptions) -> tuple[Condi
     return tuple(conditions)
 
 
-def _head_effects(selection: Selection, regions: Iterable[str]) -> pd.DataFrame:
-    """The measured effect of every head, at every region that is asked for."""
+def _head_effects(selection: Selection) -> pd.DataFrame:
+    """The measured effect of every head, at every region of the run."""
     run, config = selection.run, selection.config
-    heads = config.experiments.heads
-    measured = () if heads is None else heads.regions
-    if missing := [region for region in regions if region not in measured]:
-        raise InputError(
-            f"regions: {run.directory} has no heads at {missing[0]!r}, but at {', '.join(measured)}; give --regions of "
-            f"these, or run with --experiments heads --regions {','.join([*measured, *missing])}"
-        )
     rows = run.rows("heads")
     if not len(rows):
         raise InputError(f"{run.directory}: no pair was left to patch, so no head has an effect")

@@ -23,7 +23,8 @@ from relscope.prompts import AlignedPair, PromptTemplate
 from relscope.results import CircuitFolder
 from relscope.study.prepare import Progress, Within
 from relscope.study.ranking_methods import most_prompts
-from relscope.study.reranking import Reranking, first_of, rerank_first
+from relscope.study.rerank_options import Reranking
+from relscope.study.reranking import first_of, rerank_first
 
 SELECT, EVALUATE = "select", "evaluate"
 

@@ -49,7 +49,7 @@ from relscope.study.circuit_measuring import (
 from relscope.study.circuit_options import CircuitOptions
 from relscope.study.circuit_search import prune, smallest_size
 from relscope.study.prepare import Prepared, Progress
-from relscope.study.reranking import Reranking
+from relscope.study.rerank_options import Reranking
 from relscope.version import __version__
 
 CIRCUIT_NAME = "circuit.json"

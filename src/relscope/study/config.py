@@ -3,6 +3,8 @@
 Fields that change what a row means are part of a run's identity (`StudyConfig.identity`): a run folder is only ever
 continued with the same ones. Where and how fast it runs (device, memory) may change from one session to the next; what
 `precision: auto` came to is part of the identity.
+
+A configuration is checked without torch, which is imported where sites are asked for.
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from relscope.choices import DEFAULT_MEMORY_BYTES
 from relscope.data import NegativeSampling
 from relscope.errors import InputError, did_you_mean
-from relscope.interventions import DEFAULT_MEMORY_BYTES, Site, all_sites
 from relscope.prompts import PromptTemplate, read_yaml
 from relscope.results import TOTAL
 from relscope.study.experiments import (
@@ -33,7 +35,9 @@ from relscope.study.experiments import (
     experiment_options,
     is_causal,
 )
-from relscope.study.paths import MODULES, require_paths_between
+
+if TYPE_CHECKING:
+    from relscope.interventions import Site
 
 PAIRWISE_PARTS = ("document_a", "document_b")
 PROMPTS = ("pointwise-dqi", "pointwise-qdi", "pointwise-idq", "pairwise-dqi", "pairwise-idq")
@@ -159,6 +163,8 @@ class StudyConfig(_Section):
     @model_validator(mode="after")
     def _paths_are_possible(self) -> StudyConfig:
         if self.experiments.paths is not None:
+            from relscope.study.paths import require_paths_between
+
             require_paths_between(self.experiments.paths, self.prompt.order)
         return self
 
@@ -205,6 +211,9 @@ class StudyConfig(_Section):
         Not of `joint` and `paths`: which heads they take is known when `heads` is measured. Of `paths` the total
         effects that its direct ones are parts of, as far as no other experiment measures them.
         """
+        from relscope.interventions import all_sites
+        from relscope.study.paths import MODULES
+
         chosen: dict[str, list[Site]] = {}
         if self.experiments.flow is not None:
             flow = self.experiments.flow

@@ -14,12 +14,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from relscope.choices import EDGE_COMPONENTS, RESIDUAL_COMPONENTS, VARIANTS
 from relscope.errors import InputError, did_you_mean
-from relscope.interventions import VARIANTS
-from relscope.models import EDGE_COMPONENTS, RESIDUAL_COMPONENTS
 from relscope.prompts import DEFAULT_REGIONS, REGIONS
 from relscope.results import HEAD_INPUTS
-from relscope.study.joint import head_name, head_site
+from relscope.study.head_names import head_at, head_name_of
 
 DEFAULT_HEAD_REGIONS = ("query", "instruction", "last")
 DEFAULT_EDGES = (
@@ -81,7 +80,7 @@ def _edge(value: Any) -> str:
 
 
 def _head(value: Any) -> str:
-    return head_name(head_site(str(value)))
+    return head_name_of(*head_at(str(value)))
 
 
 def _list_of(kind: str, known: tuple[str, ...], *, may_be_empty: bool = False) -> BeforeValidator:
@@ -224,9 +223,9 @@ class Experiments(_Section):
         if self.edges is not None:
             yield from (("edges.edges", end) for edge in self.edges.edges or () for end in ends(edge))
         if self.joint is not None:
-            yield from (("joint.heads", head_site(name).region) for name in self.joint.heads or ())
+            yield from (("joint.heads", head_at(name)[2]) for name in self.joint.heads or ())
         for option, names in self.named_path_heads():
-            yield from ((option, head_site(name).region) for name in names)
+            yield from ((option, head_at(name)[2]) for name in names)
 
     def named_path_heads(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """The heads that `paths` is told to take, after the option's path."""

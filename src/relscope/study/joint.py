@@ -11,23 +11,19 @@ Cost: n (n + 1) / 2 patches a pair for n heads, and log2(n) more; two more recor
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from relscope.analysis import top_heads
-from relscope.errors import InputError, did_you_mean
 from relscope.interventions import Direction, Joint, Site
-from relscope.prompts import REGIONS
-
-_HEAD = re.compile(r"L([0-9]+)H([0-9]+)@(\S+)")
+from relscope.study.head_names import head_at, head_name_of
 
 
 def head_name(site: Site) -> str:
     """A head's output at a region, such as "L12H3@last"."""
-    return f"L{site.layer}H{site.head}@{site.region}"
+    return head_name_of(site.layer, site.head, site.region)
 
 
 def head_site(name: str) -> Site:
@@ -36,12 +32,8 @@ def head_site(name: str) -> Site:
     Raises:
         InputError: it is no such name, or the region does not exist.
     """
-    parsed = _HEAD.fullmatch(name.strip())
-    if parsed is None:
-        raise InputError(f"{name!r} names no head at a region: write for example L12H3@last (layer 12, head 3)")
-    if parsed[3] not in REGIONS:
-        raise InputError(f"head {name!r}: region {parsed[3]!r} does not exist: {did_you_mean(parsed[3], REGIONS)}")
-    return Site("z", int(parsed[1]), parsed[3], int(parsed[2]))
+    layer, head, region = head_at(name)
+    return Site("z", layer, region, head)
 
 
 def set_name(heads: Joint) -> str:

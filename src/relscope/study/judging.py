@@ -29,12 +29,14 @@ class Judgement:
 
     `verdicts` has one row a pair that passes the filter: pair_id, query_id, query_text, ld_clean, ld_corrupted.
     `quality` counts every pair that could be asked about, as in a run: a judge is not measured on what it gets right.
+    `dtype` is the number format that it judged in.
     """
 
     verdicts: pd.DataFrame
     quality: JudgeQuality
     n_excluded: int
     lints: list[VerdictLint]
+    dtype: str
 
 
 def margin(logit_diff: float | np.ndarray[Any, Any]) -> Any:
@@ -102,7 +104,7 @@ def judge_pairs(config: StudyConfig, progress: Progress | None = None) -> Judgem
     quality = judge_quality(frame, dict(zip(frame["pair_id"], frame["query_id"], strict=True)))
     if config.filter == "correct":
         frame = frame[judged_correctly(frame)].reset_index(drop=True)
-    return Judgement(frame, quality, n_excluded, lints_of(prepared, config))
+    return Judgement(frame, quality, n_excluded, lints_of(prepared, config), prepared.judge.identity.dtype)
 
 
 def error_of(run: Run) -> PrecisionError | None:

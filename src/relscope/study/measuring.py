@@ -5,6 +5,8 @@ The same for patches within one model and from one model into another; a `Sweep`
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ OnGroup = Callable[[AlignedPair, list[Any]], None]
 Work = Sequence[tuple[AlignedPair, list[Any]]]
 
 MOST_TOGETHER = 16
+# Rows are stored so often at least, where a pair alone does not take longer.
+_SECONDS_OF_PART = 60.0
 _PLACE = ["component", "layer", "head", "region", "dest", "src"]
 
 
@@ -42,7 +46,7 @@ class Sweep:
         cost: what some sites of one pair cost.
         memory_bytes: bound on what is held at once; recorded runs of pairs measured together take at most half of what
             a chunk of rows leaves.
-        most_together: pairs of one part, which a kill costs at most.
+        most_together: pairs of one part at most, and so what a kill costs; fewer where they would take long.
     """
 
     wanted: Mapping[str, Sequence[Intervention]]
@@ -72,7 +76,7 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
         n_done += len(group)
         progress.advance(len(group), sweep.cost(pair, group).flops)
 
-    for part in fitting(costs, sweep.memory_bytes, sweep.most_together):
+    for part in _parts(costs, sweep):
         n_done, group = 0, work[part]
         measured = sweep.patch(group, on_group)
         progress.advance(
@@ -87,6 +91,24 @@ def measure_missing(run: Run, sweep: Sweep, pairs: Sequence[AlignedPair], progre
                 rows[experiment].append(_rows(keys, patched, chosen))
         for experiment, of_pairs in rows.items():
             run.write_part(experiment, pd.concat(of_pairs, ignore_index=True))
+
+
+def _parts(costs: Sequence[PatchCost], sweep: Sweep) -> Iterator[slice]:
+    """Neighbouring pairs that are measured together and stored: as many as fit, and as take `_SECONDS_OF_PART` or less.
+
+    How long they take is judged by the part before, and the first part is one pair; so the caller asks for the next
+    part when it has stored the one before.
+    """
+    first, most = 0, 1
+    while first < len(costs):
+        of_part = next(fitting(costs[first:], sweep.memory_bytes, most))
+        part = slice(first, first + of_part.stop)
+        began = time.monotonic()
+        yield part
+        pace = sum(cost.flops for cost in costs[part]) / max(time.monotonic() - began, 1e-9)
+        first = part.stop
+        work = itertools.accumulate(cost.flops for cost in costs[first : first + sweep.most_together])
+        most = max(1, sum(done <= pace * _SECONDS_OF_PART for done in work))
 
 
 def require_memory(pairs: Sequence[AlignedPair], costs: Sequence[PatchCost], memory_bytes: int) -> None:

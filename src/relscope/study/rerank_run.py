@@ -13,13 +13,14 @@ from pathlib import Path
 
 from relscope.analysis import RankingComparison, check_measures, compare_rankings, ranking_values
 from relscope.data import Collection, load_collection, run_text
-from relscope.errors import InputError
 from relscope.models import JudgeModel, lint_verdict
 from relscope.prompts import PartError, PromptRenderer, PromptTemplate, render_cut
 from relscope.results import make_folder, write_whole
 from relscope.study.config import StudyConfig
+from relscope.study.given import require_run_file
 from relscope.study.prepare import Progress, Silent, load_model
-from relscope.study.reranking import Reranked, Reranking, first_of, rerank_first
+from relscope.study.rerank_options import Reranking
+from relscope.study.reranking import Reranked, first_of, rerank_first
 
 RERANKED, FIRST_STAGE = "reranked", "first stage"
 _N_LINTED = 4
@@ -59,7 +60,7 @@ def rerank_run(
     progress = Silent() if progress is None else progress
     out = Path(out)
     folder = out.with_name(f"{out.name}.verdicts")
-    _check_out(out, folder)
+    require_run_file(out, folder)
     options.method_of(config.prompt)
     check_measures(measures)
     progress.stage(f"reading {config.data}")
@@ -98,13 +99,6 @@ def measure_reranked(
     judged = {q: collection.qrels[q] for q in reranked.rankings if collection.qrels.get(q)}
     rankings = {FIRST_STAGE: reranked.first.rankings, RERANKED: reranked.documents}
     return compare_rankings(ranking_values(rankings, judged, measures), FIRST_STAGE, seed=seed)
-
-
-def _check_out(out: Path, folder: Path) -> None:
-    if out.is_dir():
-        raise InputError(f"{out}: is a folder; give a file for the run, such as {out / 'run.trec'}")
-    if out.exists() and not folder.is_dir():
-        raise InputError(f"{out}: is there already, and not from reranking; give another file with --out")
 
 
 def _lint(
