@@ -101,6 +101,11 @@ def test_the_reranking_has_a_finding_a_curve_and_queries_of_its_own(tmp_path: Pa
     kept = curves[(curves["mode"] == "keep") & (curves["metric"] == "nDCG@10")]
     assert kept["value"].tolist() == pytest.approx([0.5, 0.5, 0.7, 0.9], abs=1e-6)
     assert kept["faithfulness"].tolist() == pytest.approx([0, 0, 0.5, 1], abs=1e-5)  # float32 on disk
+    # Drawn is the measure: f would divide by what the full model adds to the first stage.
+    drawn = json.loads(text.partition('id="plot-data">')[2].partition("</script>")[0])["lines"][-1]
+    assert (drawn["title"], drawn["y_title"]) == ("nDCG@10", "nDCG@10")
+    assert drawn["lines"][0]["mean"] == pytest.approx([0.5, 0.7, 0.9], abs=1e-6)
+    assert "nDCG@10 itself, and not f, over 3 queries: 0.90 with the full model, 0.50 with every site ablated." in text
 
 
 def test_a_full_model_that_ranks_no_better_than_the_empty_one_is_told(tmp_path: Path) -> None:

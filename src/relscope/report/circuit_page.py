@@ -225,7 +225,10 @@ def _facts(contents: CircuitContents) -> list[tuple[str, str]]:
 
 
 def curves(contents: CircuitContents, identifier: str) -> list[dict[str, Any]]:
-    """A plot of f over size for each metric, as the macro `curve_figures` and the script want them.
+    """A plot over size for each metric, as the macro `curve_figures` and the script want them.
+
+    Of verdicts f is drawn. Of a reranking the measure itself: every site ablated leaves the first stage, and not a
+    ranking without any sense, so that f divides by a small difference.
 
     Args:
         contents: of the circuit.
@@ -233,15 +236,16 @@ def curves(contents: CircuitContents, identifier: str) -> list[dict[str, Any]]:
     """
     drawn = []
     for number, metric in enumerate(dict.fromkeys(contents.curves["metric"])):
+        is_ranking = metric not in METRIC_WORDS
+        column = "value" if is_ranking else "faithfulness"
+        ends = {column: "mean", f"{column}_low": "low", f"{column}_high": "high"}
         of_metric = contents.curves[(contents.curves["metric"] == metric) & (contents.curves["n_sites"] > 0)]
-        lines = []
-        for mode, name in _MODES:
-            frame = of_metric[of_metric["mode"] == mode]
-            ends = {"faithfulness": "mean", "faithfulness_low": "low", "faithfulness_high": "high"}
-            lines.append((name, frame.drop(columns="mode").rename(columns=ends)))
+        lines = [(name, of_metric[of_metric["mode"] == mode].rename(columns=ends)) for mode, name in _MODES]
         label = METRIC_WORDS.get(metric, metric)
-        plot = plots.lines(f"{identifier}-{number}", "sites in the circuit (log scale)", "f", lines, x="n_sites")
-        drawn.append(plot | {"log_x": True, "title": label, "label": f"f of {label} over the number of sites."})
+        y_title = label if is_ranking else "f"
+        plot = plots.lines(f"{identifier}-{number}", "sites in the circuit (log scale)", y_title, lines, x="n_sites")
+        what, note = (label, _ranking_note(contents)) if is_ranking else (f"f of {label}", "")
+        drawn.append(plot | {"log_x": True, "title": label, "label": f"{what} over the number of sites.", "note": note})
     return drawn
 
 
@@ -254,6 +258,17 @@ def _footnotes(contents: CircuitContents) -> dict[str, str]:
         "parts": list(contents.incompleteness),
     }
     return {name: words.NO_WIDTH_NOTE if any(one.no_width for one in of) else "" for name, of in tables.items()}
+
+
+def _ranking_note(contents: CircuitContents) -> str:
+    """How the curve of a reranking is to be read."""
+    ranking = contents.ranking
+    assert ranking is not None  # it has a curve
+    return (
+        f"{ranking.metric} itself, and not f, over {words.count(contents.n_ranked, 'query', 'queries')}: "
+        f"{words.number(ranking.full.value)} with the full model, {words.number(ranking.empty.value)} with every site "
+        "ablated."
+    )
 
 
 def _cell(value: Estimate) -> dict[str, str]:
