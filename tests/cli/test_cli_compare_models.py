@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def test_it_prints_both_qualities_the_strongest_carriers_and_the_reports_path(
     for title in ("tuned into base: what alone carries most", "base into tuned: what alone carries most"):
         start = next(i for i, line in enumerate(lines) if line.startswith(title))
         listed = lines[start + 1 : start + 6]
-        assert [line.partition(" at ")[0] for line in listed[:2]] == [f"attn_out of layer {new_head(3)[0]}", head]
+        assert [re.split(" at |@", line)[0] for line in listed[:2]] == [f"attn_out of layer {new_head(3)[0]}", head]
         assert all("[" in line for line in listed)
     assert lines[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
     assert (tmp_path / "out" / "report.html").is_file()

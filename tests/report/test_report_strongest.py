@@ -36,9 +36,9 @@ def test_the_largest_among_those_with_a_small_q_come_first_whatever_their_sign()
     )
     assert (found.name, found.n_sites, found.n_significant) == ("heads", 5, 4)
     assert found.sites == (
-        ("L1H2 at the query", "−0.75 [−0.85, −0.65]", "0.050"),
-        ("L0H1 at the last token", "0.50 [0.40, 0.60]", "0.010"),
-        ("L3H0 at the last token", "0.25 [0.15, 0.35]", "< 0.001"),
+        ("L1H2@query", "−0.75 [−0.85, −0.65]", "0.050"),
+        ("L0H1@last", "0.50 [0.40, 0.60]", "0.010"),
+        ("L3H0@last", "0.25 [0.15, 0.35]", "< 0.001"),
     )
 
 

@@ -198,7 +198,7 @@ def of_edges(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_maps_of_edges_hold_the_effects_of_both_runs_on_one_scale(of_edges: tuple[Page, list[Path]]) -> None:
     page, runs = of_edges
     maps = [m for m in page.data["maps"] if m["kind"] == "edges"]
-    wanted = ["pattern query<-document", "pattern last<-query", "scores query<-document", "scores last<-query"]
+    wanted = ["scores query<-document", "scores last<-query", "pattern query<-document", "pattern last<-query"]
     assert [(m["name"], m["panel"]) for m in maps] == [(name, panel) for name in wanted for panel in "AB"]
     for shown in maps:
         rows = open_run(runs["AB".index(shown["panel"])]).rows().astype({"dest": object, "src": object})
@@ -220,7 +220,7 @@ def test_maps_of_edges_look_and_read_as_those_of_heads(of_edges: tuple[Page, lis
         "attn_out",
         "mlp_out",
         "z",
-        *(f"{c} {e}" for c in ("pattern", "scores") for e in EDGES_OF_BOTH),
+        *(f"{c} {e}" for c in ("scores", "pattern") for e in EDGES_OF_BOTH),
     ]
     of_edge, of_heads = figures["scores last&lt;-query"], figures["z"]
     assert '<span class="muted">Attention scores</span>' in of_edge
@@ -232,7 +232,7 @@ def test_maps_of_edges_look_and_read_as_those_of_heads(of_edges: tuple[Page, lis
 
 def test_maps_that_one_run_alone_has_are_named(of_edges: tuple[Page, list[Path]], page: Page) -> None:
     shown = section(of_edges[0].html, "maps")
-    alone = "pattern query&lt;-instruction and scores query&lt;-instruction in A."
+    alone = "scores query&lt;-instruction and pattern query&lt;-instruction in A."
     assert f"Measured in one run alone, and so without a map here: {alone}" in shown
     assert "Measured in one run alone" not in page.html
 

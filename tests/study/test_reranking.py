@@ -139,7 +139,11 @@ def test_a_reranking_of_which_no_document_fits_the_context_is_refused(
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"method": "heapsrt"}, "method: 'heapsrt' does not exist: did you mean 'heapsort'?"),
+        (
+            {"method": "heapsrt"},
+            "method: 'heapsrt' does not exist: did you mean 'heapsort'? (one of: pointwise, attention, sliding-window, "
+            "heapsort, all-pairs)",
+        ),
         ({"depth": 0}, "depth: must be at least 1, not 0"),
         ({"top": 0}, "top: must be at least 1, not 0"),
         ({"queries": -1}, "queries: must be at least 1, not -1"),
