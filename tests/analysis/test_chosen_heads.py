@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -64,10 +65,33 @@ def test_where_nothing_is_named_the_first_region_that_the_run_has_chooses(tmp_pa
 
 def test_they_carry_the_queries_of_all_pairs_into_their_file(run: Run, tmp_path: Path) -> None:
     found = chosen_heads(run, 2)
-    assert set(found.chosen_on) == set(run.manifest.query_of.values())
-    assert len(found.chosen_on) == len(set(found.chosen_on))
+    queries = [*found.chosen_on, *found.held_out]
+    assert set(queries) == set(run.manifest.query_of.values())
+    assert len(queries) == len(set(queries))
     found.save(tmp_path / "deep" / "heads.json")
     assert HeadSet.load(tmp_path / "deep" / "heads.json") == found
+
+
+def test_a_query_without_a_patched_pair_chose_nothing_and_is_held_out_apart(run: Run) -> None:
+    filtered = next(pair for pair in run.manifest.pairs if pair.filtered)
+    found = chosen_heads(run, 2)
+    assert (found.chosen_on, found.held_out) == (("q0", "q1"), (filtered.query_id,))
+    # Another pair of its query is patched, and chooses.
+    pairs = [*run.manifest.pairs, filtered.model_copy(update={"pair_id": "again", "filtered": False})]
+    found = chosen_heads(Run(run.directory, run.manifest.model_copy(update={"pairs": pairs}), None), 2)
+    assert (found.chosen_on, found.held_out) == (("q0", "q1", filtered.query_id), ())
+
+
+def test_their_model_is_named_as_it_was_asked_for_with_what_that_is(run: Run) -> None:
+    source = chosen_heads(run, 2).source
+    assert source is not None
+    named = dataclasses.replace(source, model="base", adapter="tuned", asked="judge")
+    assert named.model_text == "judge (base with tuned)"
+    assert dataclasses.replace(named, asked=None).model_text == "base with tuned"
+    identity = run.manifest.identity
+    asked = identity | {"config": identity["config"] | {"model": "judge"}}
+    manifest = run.manifest.model_copy(update={"identity": asked})
+    assert chosen_heads(Run(run.directory, manifest, None), 2).source == dataclasses.replace(source, asked="judge")
 
 
 def test_they_carry_the_run_and_its_model(run: Run) -> None:

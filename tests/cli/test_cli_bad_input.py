@@ -164,6 +164,15 @@ def test_a_bad_option_beside_a_good_file_is_not_blamed_on_the_file_alone(relscop
     assert_refused_in_one_line(outcome, "study.yaml and options: filter: 'corect' does not exist")
 
 
+def test_what_is_wrong_in_the_file_alone_is_not_blamed_on_the_options_beside_it(relscope: Command, here: Path) -> None:
+    (here / "study.yaml").write_text("experiments: {interaction: {regions: [query]}}\n")
+    outcome = relscope("run", "study.yaml", "--pairs", "1")
+    told = "relscope: study.yaml: unknown field 'experiments.interaction.regions': interaction has no options"
+    assert_refused_in_one_line(outcome, told)
+    outcome = relscope("run", "study.yaml", "--pairs", "0")  # both are wrong
+    assert_refused_in_one_line(outcome, "relscope: study.yaml and options: pairs: ")
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -54,6 +54,23 @@ def test_a_stage_with_amounts_says_what_is_done_and_how_long_the_rest_takes() ->
     assert watched.said == ["[0:45] patching 800 sites of 8 pairs: 400 of 800 (50%), about 0:45 left"]
 
 
+def test_the_time_left_counts_down_until_more_is_done() -> None:
+    watched = Watched()
+    watched.lines.stage("patching")
+    watched.lines.start(100, 100.0)
+    watched.wait(40)
+    watched.lines.advance(40, 40.0)  # one each second
+    said = watched.wait(100)
+    assert said == [
+        "[1:10] patching: 40 of 100 (40%), about 0:30 left",
+        "[1:40] patching: 40 of 100 (40%)",  # it has run out, and nothing new is known
+        "[2:10] patching: 40 of 100 (40%)",
+    ]
+    watched.lines.advance(30, 30.0)  # 70 in 140 seconds, so that 30 take 60
+    assert watched.wait(10) == []
+    assert watched.wait(20) == ["[2:40] patching: 70 of 100 (70%), about 0:40 left"]
+
+
 def test_what_was_stored_before_does_not_make_the_rest_look_quick_for_long() -> None:
     watched = Watched()
     watched.lines.stage("judging")

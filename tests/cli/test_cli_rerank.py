@@ -67,7 +67,7 @@ def test_pairwise_methods_rank_a_run_file(
     prompt.write_text("format: pairwise\nmax_document_tokens: 24\n")
     first = tmp_path / "first.trec"
     first.write_text("".join(f"q01 Q0 p{i:03} {i} {-i} mine\n" for i in range(1, 5)))
-    outcome = relscope("rerank", "-m", tiny_model_folder, "-p", prompt, "--run", first, "--method", method,
+    outcome = relscope("rerank", "-m", tiny_model_folder, "-p", prompt, "--first-stage", first, "--method", method,
                        "-n", 1, "--top", 2, "--json", "-o", tmp_path / "out.trec")  # fmt: skip
     said = json.loads(outcome.out)
     assert (said["method"], said["first_stage"], said["n_queries"]) == (method, "first.trec", 1)
@@ -116,9 +116,9 @@ def test_given_again_it_judges_nothing_and_prints_the_same(
         (["--depth", "0"], "depth: must be at least 1, not 0"),
         (["--queries", "0"], "queries: must be at least 1, not 0"),
         (["--top", "0"], "top: must be at least 1, not 0"),
-        (["--run", "nowhere.trec"], "nowhere.trec: there is no such file"),
-        (["--run", "{here}/other.trec"], 'other.trec: demo holds none of its documents, such as "D7"'),
-        (["--run", "{here}/notes.txt"], "notes.txt, line 1: must have 6 columns"),
+        (["--first-stage", "nowhere.trec"], "nowhere.trec: there is no such file"),
+        (["--first-stage", "{here}/other.trec"], 'other.trec: demo holds none of its documents, such as "D7"'),
+        (["--first-stage", "{here}/notes.txt"], "notes.txt, line 1: must have 6 columns"),
         (["--data", "pairs.jsonl"], "pairs.jsonl: holds pairs, not a collection with judgements"),
         (["--out", "{here}"], "is a folder; give a file for the run"),
         (["--out", "{here}/notes.txt"], "notes.txt: is there already, and not from reranking"),
@@ -165,9 +165,37 @@ def test_more_documents_and_queries_in_the_same_place_go_on_from_what_is_stored(
 def test_help_names_every_option_and_imports_nothing_heavy() -> None:
     program = "import sys\nfrom relscope.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     outcome = run_python(program, "rerank", "--help")
-    for option in ("data", "run", "depth", "queries", "prompt", "method", "top", "measures", "model", "out", "json"):
+    for option in (
+        "data",
+        "first-stage",
+        "depth",
+        "queries",
+        "prompt",
+        "method",
+        "top",
+        "measures",
+        "model",
+        "out",
+        "json",
+    ):
         assert f"--{option} " in outcome.out
     assert not {"torch", "numpy", "pandas", "ir_measures"} & set(outcome.err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rerank", "--pairs", "3"], "No such option: --pairs (here it is --queries)"),
+        (["rerank", "--run=a.trec"], "No such option: --run (here it is --first-stage)"),
+        (["ablate", "x", "--queries", "3"], "No such option: --queries (here it is --pairs)"),
+        (["run", "--queries", "3"], "No such option: --queries (here it is --pairs)"),
+        (["rerank", "--first-stages", "x"], "No such option: --first-stages (Possible options: --first-stage)"),
+    ],
+)
+def test_an_option_that_is_called_otherwise_here_is_named(relscope: Command, words: list[str], told: str) -> None:
+    outcome = relscope(*words)
+    assert outcome.status == 2
+    assert told in " ".join(outcome.err.replace("│", " ").split())
 
 
 def test_heads_that_a_run_puts_first_rank_the_queries_that_did_not_choose_them(
@@ -180,6 +208,7 @@ def test_heads_that_a_run_puts_first_rank_the_queries_that_did_not_choose_them(
     chosen = relscope("heads", run, "-k", 3, "--below", 2, "-o", file)
     assert chosen.out.startswith("query-3 below 2: L")
     assert f"chosen by 2 queries, which are not reranked\nheads: {file}" in chosen.out
+    assert f"chosen in {tiny_model_folder}, " in chosen.out
     assert relscope("heads", run, "--by", "interaction", "-o", tmp_path / "alone.json").status == 0
     assert json.loads(file.read_text())["chosen_on"] == ["q01", "q02"]
     words = ["rerank", *model, "-n", 3, "--depth", 4, "--method", "attention"]

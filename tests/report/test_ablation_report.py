@@ -15,9 +15,9 @@ from pages import Page, section
 from relscope.errors import InputError
 from relscope.report import AblationSummary, build_ablation_report, words
 from relscope.report.ablation_contents import AblationContents, findings, read_ablation
-from relscope.report.ablation_page import notices
+from relscope.report.ablation_page import lead, notices
 from relscope.report.ablation_table import relative
-from relscope.results import create_or_resume_ablation
+from relscope.results import QueryRecord, create_or_resume_ablation
 from synthetic_ablation import CONDITIONS, PROMPT, ablation_header, write_synthetic_ablation
 
 N = 200
@@ -180,6 +180,20 @@ def test_the_page_lists_heads_split_and_draws(page: Page) -> None:
     assert "chose heads" in split
     assert split.count("<code>q") == 24  # 12 queries judged, and ranked again
     assert "1 query of the evaluation" in split
+
+
+def test_queries_that_the_run_judged_and_did_not_patch_are_counted_apart(tmp_path: Path) -> None:
+    one = QueryRecord(query_id="f", query_text="filtered")
+    folder = write_synthetic_ablation(tmp_path / "one", 2, ranks=False, held_out=(one,))
+    assert lead(read_ablation(folder, N)).startswith(
+        "Heads were chosen by their measured effect on 1 query of here; 1 more, which the run judged and did not "
+        "patch, is held out too. On 2 other queries of here, "
+    )
+    with pytest.raises(ValueError, match="query 'q1' is both held out and evaluated on"):
+        ablation_header(held_out=(QueryRecord(query_id="q1", query_text="?"),))
+    split = section(build_ablation_report(folder, N).report.read_text(encoding="utf-8"), "split")
+    assert "Judged by that run, not patched, and held out too" in split
+    assert "<code>f</code>: filtered" in split
 
 
 def test_each_draw_is_a_mark_beside_the_conditions(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from relscope.models import JudgeModel
 from relscope.prompts import PromptRenderer, PromptTemplate, align
 from relscope.results import AblationFolder, read_ablation_header, read_ablation_rows
 from relscope.study import AblationOptions, Machine, ablate_run, run_study
+from relscope.study.ablation_plan import evaluation_pairs, read_selection
 from tiny_study import N_HEADS, SHORT, Told, interrupted_after, tiny_config, tiny_model_folder
 
 __all__ = ["tiny_model_folder"]
@@ -170,6 +172,22 @@ def test_queries_of_other_data_with_a_selecting_text_are_left_out(run: Path, tmp
     assert header.shared_queries == 1
     assert header.reranking is None
     assert any("holds pairs and no collection, so nothing is ranked again" in text for text in told.warnings)
+
+
+def test_a_query_that_the_filter_left_unpatched_chose_nothing_and_is_held_out_apart(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "filtered"
+    shutil.copytree(run, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["pairs"][1]["filtered"] = True
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    selection = read_selection(folder)
+    assert [query.query_id for query in selection.side.queries] == ["q01", "q03"]
+    assert [query.query_id for query in selection.judged] == ["q02"]
+    pairs, n_shared = evaluation_pairs(selection, load_pairs("demo"), 2)
+    assert ([pair.query_id for pair in pairs], n_shared) == (["q04", "q05"], 3)
+    header = read_ablation_header(ablate_run(folder, AblationOptions(**FEW), tmp_path / "out", CPU))
+    assert (header.selection, header.held_out) == (selection.side, selection.judged)
+    assert [query.query_id for query in header.evaluation.queries] == ["q04", "q05"]
 
 
 def read_text_of_first(run: Path) -> str:

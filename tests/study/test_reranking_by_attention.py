@@ -64,6 +64,17 @@ def test_queries_that_chose_the_heads_are_left_out_and_told(judge: JudgeModel, d
     assert "mine: says of no query that it chose the heads; measure on none that did" in told.warnings
 
 
+def test_queries_that_the_run_judged_and_did_not_patch_are_left_out_too(judge: JudgeModel, demo: Collection) -> None:
+    heads = dataclasses.replace(HEADS, held_out=("q02",))
+    options = Reranking(method="attention", heads=heads, depth=1, queries=1)
+    reranked = rerank(judge, demo, PromptTemplate(**SHORT), options)
+    assert list(reranked.rankings) == ["q04"]
+    why = {one.query_id: one.detail for one in reranked.left_out}
+    assert set(why) == {"q01", "q02", "q03"}
+    assert "was judged by the run that chose the heads" in why["q02"]
+    assert "is one that chose the heads" in why["q01"]
+
+
 def test_no_query_is_left_where_all_chose_the_heads(judge: JudgeModel, demo: Collection) -> None:
     heads = dataclasses.replace(HEADS, chosen_on=tuple(demo.queries))
     with pytest.raises(InputError, match='no query can be ranked; for example query "q01" is one that chose the heads'):

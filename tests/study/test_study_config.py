@@ -221,7 +221,10 @@ def test_an_edge_that_some_token_can_look_along_is_taken(prompt: str, edge: str)
         ),
         ("joint: {top: 0}", r"joint\.top: should be greater than or equal to 1"),
         ("joint: {}", r"joint chooses its heads by their effects in the experiment heads, which is not chosen"),
-        ("interaction: {regions: [last]}", r"unknown field 'experiments\.interaction\.regions'"),
+        (
+            "interaction: {regions: [last]}",
+            r"unknown field 'experiments\.interaction\.regions': interaction has no options; leave it out$",
+        ),
         ("vocabulary: {regions: [lst]}", r"vocabulary\.regions: region 'lst' does not exist: did you mean 'last'"),
     ],
 )

@@ -11,6 +11,7 @@ from relscope.errors import InputError
 from relscope.interventions import PatchCost, Site, all_sites, patch_cost, patch_pair, patch_pairs, path_cost
 from relscope.prompts import AlignedPair
 from relscope.study import Prepared, StudyConfig, plan_study
+from relscope.study.experiments import Experiments
 from relscope.study.joint import head_site
 from relscope.study.paths import direct_paths, paths_between
 from tiny_study import N_HEADS, N_LAYERS, Told, tiny_config
@@ -96,6 +97,19 @@ def test_costs_of_groups_add_up(prepared: Prepared) -> None:
         return patch_cost(prepared.judge, pair, of, restart=True).flops
 
     assert flops(sites) == flops(sites[:5]) + flops(sites[5:])
+
+
+def test_readouts_are_planned_as_two_passes_a_pair_of_their_own(config: StudyConfig, prepared: Prepared) -> None:
+    recorded = sum(patch_cost(prepared.judge, pair, [], restart=True).recording_flops for pair in prepared.aligned)
+    flow = {"flow": {"regions": ["last"]}}
+    for readouts in (["interaction"], ["interaction", "vocabulary"]):
+        chosen = Experiments(**flow, **{name: {} for name in readouts})
+        shared, _, read = plan_study(config.model_copy(update={"experiments": chosen})).parts
+        assert (read.name, read.n_patches) == (f"{' and '.join(readouts)} (two passes a pair)", 0)
+        assert read.flops == shared.flops == recorded
+        assert read.seconds > 0
+    alone = plan_study(config.model_copy(update={"experiments": Experiments(vocabulary={})}))
+    assert [(part.n_patches, part.flops) for part in alone.parts] == [(0, 0), (0, recorded)]
 
 
 def test_a_plan_is_the_sum_over_pairs(config: StudyConfig, prepared: Prepared) -> None:

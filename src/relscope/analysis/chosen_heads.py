@@ -5,8 +5,9 @@
     interaction            largest S = mean over queries of s(q, d_positive) - s(q, d_negative), signed: what they
                            attend to alone, whatever it causes                       (experiment interaction)
 
-The set carries the queries on which it was chosen: on them it looks better than it is; and the run and its model, in
-which alone its heads are what was measured. Cost: no forward pass.
+The set carries the queries on which it was chosen: on them it looks better than it is; those that the run judged and
+its filter kept from choosing, which are no fresh ones either; and the run and its model, in which alone its heads are
+what was measured. Cost: no forward pass.
 """
 
 from __future__ import annotations
@@ -38,12 +39,11 @@ def chosen_heads(run: Run, k: int, *, by: str | None = None, below: int | None =
 
     Returns:
         The heads, first the one put first; region `query` for edges and the interaction. `chosen_on` has the queries of
-        all pairs of the run, `source` the run and its model.
+        all pairs that are patched, `held_out` the others of the run, `source` the run and its model.
 
     Raises:
         InputError: the run has not measured this, or has fewer than k heads.
     """
-    query_of = run.manifest.query_of
     by = _default_region(run) if by is None else by
     ranked = _by_interaction(run) if by == BY_INTERACTION else _by_effect(run, by)
     ranked = ranked if below is None else ranked[ranked["layer"] < below]
@@ -55,7 +55,9 @@ def chosen_heads(run: Run, k: int, *, by: str | None = None, below: int | None =
         Head(int(layer), int(head), region) for layer, head in zip(ranked["layer"][:k], ranked["head"][:k], strict=True)
     )
     name = f"{by}-{k}" if below is None else f"{by}-{k} below {below}"
-    return HeadSet(name, members, tuple(dict.fromkeys(query_of.values())), HeadSource.of_run(run))
+    chosen_on = run.manifest.patched_queries
+    others = tuple(dict.fromkeys(query for query in run.manifest.query_of.values() if query not in set(chosen_on)))
+    return HeadSet(name, members, chosen_on, HeadSource.of_run(run), held_out=others)
 
 
 def _default_region(run: Run) -> str:

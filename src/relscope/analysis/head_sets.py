@@ -60,6 +60,7 @@ class HeadSet:
         members: the heads.
         chosen_on: ids of the queries by which they were chosen, on which they must not be evaluated; empty: not known.
         source: the run by which they were chosen, with its model; None: not known.
+        held_out: ids of queries that the run judged and that chose nothing (its filter); not evaluated on either.
 
     Raises:
         InputError: a member stands twice.
@@ -69,6 +70,7 @@ class HeadSet:
     members: tuple[Head, ...]
     chosen_on: tuple[str, ...] = ()
     source: HeadSource | None = None
+    held_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.members)) != len(self.members):
@@ -90,8 +92,9 @@ class HeadSet:
         return None if self.source is None else self.source.check_use(self.name, identity, n_layers, n_heads)
 
     def to_json(self) -> str:
-        """One JSON object: name, members, each as [layer, head, region], and where known `chosen_on` and `source`."""
-        known: dict[str, Any] = {"chosen_on": self.chosen_on} if self.chosen_on else {}
+        """One JSON object: name, members, each as [layer, head, region], and the other attributes where known."""
+        queries = {"chosen_on": self.chosen_on, "held_out": self.held_out}
+        known: dict[str, Any] = {name: ids for name, ids in queries.items() if ids}
         known |= {"source": asdict(self.source)} if self.source else {}
         fields = {"schema_version": HEAD_SET_VERSION, "name": self.name, "members": self.members, **known}
         return json.dumps(fields, ensure_ascii=False)
@@ -109,11 +112,12 @@ class HeadSet:
             version = given.get("schema_version")
             if version not in (None, HEAD_SET_VERSION):
                 raise InputError(f"has schema_version {version!r}; this relscope reads {HEAD_SET_VERSION}, or none")
-            chosen_on, source = given.get("chosen_on", []), given.get("source")
-            if not isinstance(chosen_on, list):
-                raise TypeError("chosen_on is no list")
+            chosen_on, held_out, source = given.get("chosen_on", []), given.get("held_out", []), given.get("source")
+            if not isinstance(chosen_on, list) or not isinstance(held_out, list):
+                raise TypeError("chosen_on or held_out is no list")
             chosen_in = None if source is None else HeadSource.from_fields(source)
-            return cls(str(given["name"]), members, tuple(map(str, chosen_on)), chosen_in)
+            others = tuple(map(str, held_out))
+            return cls(str(given["name"]), members, tuple(map(str, chosen_on)), chosen_in, held_out=others)
         except (KeyError, TypeError, ValueError) as failure:
             if isinstance(failure, InputError):
                 raise

@@ -26,6 +26,8 @@ class HeadSource:
         run_identity: the hash of the run's identity.
         model, adapter, revision, dtype, fingerprint: which weights these are (`ModelIdentity`).
         n_layers, n_heads: of the model.
+        asked: the model's name as the run was given it, such as "smoljudge", where that is another one; None: it is
+            not, or not known.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -39,11 +41,13 @@ class HeadSource:
     fingerprint: str
     n_layers: int
     n_heads: int
+    asked: str | None = None
 
     @classmethod
     def of_run(cls, run: Run) -> HeadSource:
         """What the manifest of a run says."""
         identity, shape = run.manifest.identity["model"], run.manifest.model_shape
+        asked = run.manifest.identity["config"].get("model")
         return cls(
             run=str(run.directory),
             run_identity=run.manifest.identity_hash,
@@ -54,7 +58,14 @@ class HeadSource:
             fingerprint=str(identity["fingerprint"]),
             n_layers=shape["n_layers"],
             n_heads=shape["n_heads"],
+            asked=None if asked == identity["name"] else asked,
         )
+
+    @property
+    def model_text(self) -> str:
+        """The model for display: as it was asked for, and what that is."""
+        named = _named(self.model, self.adapter)
+        return named if self.asked is None else f"{self.asked} ({named})"
 
     @classmethod
     def from_fields(cls, fields: Any) -> HeadSource:

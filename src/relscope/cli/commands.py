@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from relscope.cli import ablation, circuits, reranking, tuning
 from relscope.cli import options as o
+from relscope.cli.option_names import Command
 from relscope.errors import InputError
 
 app = typer.Typer(
@@ -20,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_command = partial(app.command, cls=Command)
 
 
 def _version(value: bool) -> None:
@@ -39,7 +42,7 @@ def _relscope(
     pass
 
 
-@app.command()
+@_command()
 def run(
     study: o.Study = None,
     model: o.Model = None,
@@ -92,7 +95,7 @@ def run(
     OUT.print(f"report: {summary.report}", markup=False)
 
 
-@app.command()
+@_command()
 def plan(
     study: o.Study = None,
     model: o.Model = None,
@@ -126,7 +129,7 @@ def plan(
     print_plan(planned)
 
 
-@app.command()
+@_command()
 def judge(
     study: o.Study = None,
     model: o.Model = None,
@@ -162,7 +165,7 @@ def judge(
     warn_of(judgement)
 
 
-@app.command()
+@_command()
 def prompts(
     study: o.Study = None,
     model: o.Model = None,
@@ -192,7 +195,7 @@ def prompts(
         OUT.print(f"excluded: {exclusion.pair_id}: {exclusion.reason} ({exclusion.detail})", markup=False)
 
 
-@app.command()
+@_command()
 def check(
     model: Annotated[
         str,
@@ -220,7 +223,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command("compare-models")
+@_command("compare-models")
 def compare_models(
     base: o.Base,
     tuned: o.Tuned = None,
@@ -271,7 +274,7 @@ def compare_models(
     OUT.print(f"report: {report}")
 
 
-@app.command()
+@_command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of two or more runs.")],
     out: Annotated[
@@ -291,7 +294,7 @@ def compare(
     OUT.print(f"report: {summary.report}")
 
 
-@app.command()
+@_command()
 def report(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder of a run, of a comparison, of an ablation or of a circuit.")
@@ -319,12 +322,12 @@ def report(
     print(f"report: {build(run)}")
 
 
-app.command()(tuning.tune)
-app.command()(tuning.evaluate)
-app.command()(reranking.rerank)
-app.command()(ablation.ablate)
-app.command()(circuits.circuit)
-app.command()(reranking.heads)
+_command()(tuning.tune)
+_command()(tuning.evaluate)
+_command()(reranking.rerank)
+_command()(ablation.ablate)
+_command()(circuits.circuit)
+_command()(reranking.heads)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:

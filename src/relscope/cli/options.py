@@ -167,7 +167,8 @@ def study_config(study: Path | None, given: Mapping[str, Any]) -> StudyConfig:
 
     if study is not None and not study.exists() and study.suffix not in (".yaml", ".yml"):
         raise InputError(f"{study}: there is no such file of a study; a model is named with --model {study}")
-    fields = {} if study is None else read_yaml(study)
+    in_file = {} if study is None else read_yaml(study)
+    fields = dict(in_file)
     given = {name: value for name, value in given.items() if value is not None}
     source = "options" if study is None else f"{study} and options" if given else str(study)
     if "negatives" in given:
@@ -179,7 +180,22 @@ def study_config(study: Path | None, given: Mapping[str, Any]) -> StudyConfig:
     if given.keys() & {"experiments", "regions", "components"}:
         fields["experiments"] = _experiments(fields, given)
     fields |= {name: value for name, value in given.items() if name not in ("experiments", "regions", "components")}
-    return StudyConfig.from_mapping(fields, source)
+    try:
+        return StudyConfig.from_mapping(fields, source)
+    except InputError as error:
+        raise _of_the_file_alone(in_file, study, error) if study is not None and given else error from None
+
+
+def _of_the_file_alone(in_file: Mapping[str, Any], study: Path, error: InputError) -> InputError:
+    """What is wrong with a file and options: named after the file where it is wrong of the file without them."""
+    from relscope.study import StudyConfig
+
+    try:
+        StudyConfig.from_mapping(in_file, str(study))
+    except InputError as alone:
+        same = str(alone).removeprefix(str(study)) == str(error).removeprefix(f"{study} and options")
+        return alone if same else error
+    return error
 
 
 def _section(fields: Mapping[str, Any], name: str, from_text: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

@@ -98,14 +98,18 @@ class _Stage:
     samples: deque[tuple[float, float]] = field(default_factory=deque)
 
     def so_far(self, now: float) -> str:
-        """What is done, and how long the rest takes at the rate of late."""
+        """What is done, and how long the rest takes at the rate of late.
+
+        The estimate is that of the last work that was done, and counts down until more is; no time is said where it
+        has run out.
+        """
         if not self.n_all or not self.work:
             return self.text
         text = f"{self.text}: {self.n_done:,} of {self.n_all:,} ({min(1.0, self.done / self.work):.0%})"
-        then, before = self.samples[0] if self.samples else (self.began, 0.0)
+        (then, before), (last, _) = self.samples[0], self.samples[-1]
         if self.done > before:
-            left = max(0.0, self.work - self.done) * (now - then) / (self.done - before)
-            text += f", about {clock(left)} left"
+            left = max(0.0, self.work - self.done) * (last - then) / (self.done - before) - (now - last)
+            text += f", about {clock(left)} left" if left > 0 else ""
         return text
 
 

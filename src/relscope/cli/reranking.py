@@ -28,11 +28,10 @@ def rerank(
         typer.Option("--data", "-d", rich_help_panel=_WHAT,
                      help="demo (the default), BEIR or TREC folder, FILE.yaml, SQuAD FILE.json, ir_datasets:ID."),
     ] = None,
-    run: Annotated[
+    first_stage: Annotated[
         str | None,
-        typer.Option(
-            "--run", rich_help_panel=_WHAT, help="First stage: TREC run file, or bm25 (default: the data's, else bm25)."
-        ),
+        typer.Option("--first-stage", rich_help_panel=_WHAT,
+                     help="TREC run file, or bm25 (default: the data's, else bm25)."),
     ] = None,
     depth: Annotated[
         int, typer.Option("--depth", rich_help_panel=_WHAT, help="At most so many documents of a query.")
@@ -89,8 +88,8 @@ def rerank(
 
         chosen = None if heads is None else HeadSet.load(heads)
         options = Reranking(
-            method=method, depth=depth, top=top, queries=queries, run=run, heads=chosen, reading=reading,
-            calibrated=calibrated,
+            method=method, depth=depth, top=top, queries=queries, first_stage=first_stage, heads=chosen,
+            reading=reading, calibrated=calibrated,
         )  # fmt: skip
         name = f"{o.folder_name(config)}-{options.method_of(config.prompt)}.trec"
         file = out or Path("runs") / name
@@ -134,8 +133,13 @@ def heads(
     chosen.save(file)
     OUT.print(f"{chosen.name}: {', '.join(f'L{head.layer}H{head.head}' for head in chosen)}", markup=False)
     if (source := chosen.source) is not None:
-        OUT.print(f"chosen in {source.model}, {source.n_layers} layers of {source.n_heads} heads", markup=False)
-    OUT.print(f"chosen by {len(chosen.chosen_on)} queries, which are not reranked", markup=False)
+        OUT.print(f"chosen in {source.model_text}, {source.n_layers} layers of {source.n_heads} heads", markup=False)
+    n, n_others = len(chosen.chosen_on), len(chosen.held_out)
+    queries = f"chosen by {n} {'query, which is' if n == 1 else 'queries, which are'} not reranked"
+    if n_others:
+        is_held = "is" if n_others == 1 else "are"
+        queries += f"; {n_others} more, which the run judged and did not patch, {is_held} held out too"
+    OUT.print(queries, markup=False)
     OUT.print(f"heads: {file}", markup=False)
 
 

@@ -20,7 +20,7 @@ from relscope.report.ablation_contents import (
 )
 from relscope.report.findings import difference, estimate
 from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
-from relscope.results import FULL_MODEL
+from relscope.results import FULL_MODEL, SideRecord
 from relscope.version import __version__
 
 SECTIONS: Final = (
@@ -100,6 +100,7 @@ def _values(contents: AblationContents) -> dict[str, Any]:
         "sets": members_by_region(contents, fixed),
         "drawn": members_by_region(contents, drawn),
         "selection": header.selection,
+        "held_out": SideRecord(data=header.selection.data, queries=header.held_out),
         "evaluation": header.evaluation,
         "reranked": header.reranking.side if header.reranking else None,
         "shared_queries": words.count(header.shared_queries, "query", "queries"),
@@ -119,8 +120,12 @@ def lead(contents: AblationContents) -> str:
     doing = "all heads but the named ones are" if settings["keep_only"] else "the named heads are"
     chosen = words.count(len(header.selection.queries), "query", "queries")
     others = words.count(len(header.evaluation.queries), "other query", "other queries")
+    n = len(header.held_out)
+    more = (
+        f"; {n:,} more, which the run judged and did not patch, {'is' if n == 1 else 'are'} held out too" if n else ""
+    )
     return (
-        f"Heads were chosen by their measured effect on {chosen} of {header.selection.data}. On {others} of "
+        f"Heads were chosen by their measured effect on {chosen} of {header.selection.data}{more}. On {others} of "
         f"{header.evaluation.data}, {doing} ablated ({_kind(settings)}), beside random sets of the same size."
     )
 
@@ -137,7 +142,7 @@ def _facts(contents: AblationContents) -> list[tuple[str, str]]:
         ("Model", header.model),
         ("Adapter", header.identity["model"]["adapter"]),
         ("Ablation", _kind(settings)),
-        ("Reference values", "" if settings["kind"] == "zero" else "the prompts of the queries that chose the heads"),
+        ("Reference values", "" if settings["kind"] == "zero" else "the prompts of the run's queries"),
         ("Heads a region", f"{settings['top']:g}" if settings["top"] >= 1 else words.percent(settings["top"])),
         ("Regions", words.listing(settings["regions"])),
         ("Random draws", str(settings["draws"])),

@@ -117,8 +117,9 @@ class RerankRecord(_Record):
 class AblationHeader(_Record):
     """The content of `ablation.json`.
 
-    `identity` holds whatever changes what the numbers mean. `selection` are the queries by which heads were chosen and
-    `evaluation` those on which their ablation is judged; none is in both.
+    `identity` holds whatever changes what the numbers mean. `selection` are the queries by which heads were chosen,
+    `held_out` others of the same run, which it judged and did not patch, and `evaluation` those on which the ablation
+    is judged; none of these is any of the others.
     """
 
     schema_version: int = ABLATION_SCHEMA_VERSION
@@ -132,6 +133,7 @@ class AblationHeader(_Record):
     settings: dict[str, Any]
     prompts: tuple[str, ...]
     selection: SideRecord
+    held_out: tuple[QueryRecord, ...] = ()
     evaluation: SideRecord
     shared_queries: int
     query_of: dict[str, str]
@@ -145,9 +147,10 @@ class AblationHeader(_Record):
         here = self.selection
         for there in [self.evaluation] + ([] if self.reranking is None else [self.reranking.side]):
             for name in ("query_id", "query_text") if here.data == there.data else ("query_text",):
-                chosen = {getattr(query, name) for query in here.queries}
-                if shared := sorted(chosen & {getattr(query, name) for query in there.queries}):
-                    raise ValueError(f"query {shared[0]!r} is both selected by and evaluated on")
+                evaluated = {getattr(query, name) for query in there.queries}
+                for queries, how in ((here.queries, "selected by"), (self.held_out, "held out")):
+                    if shared := sorted(evaluated & {getattr(query, name) for query in queries}):
+                        raise ValueError(f"query {shared[0]!r} is both {how} and evaluated on")
         return self
 
 

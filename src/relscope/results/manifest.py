@@ -138,6 +138,11 @@ class Manifest(_Record):
         """The query of each pair, by `pair_id`: the clusters of every interval."""
         return {pair.pair_id: pair.query_id for pair in self.pairs}
 
+    @property
+    def patched_queries(self) -> tuple[str, ...]:
+        """Ids of the queries with a pair that is patched, each once, in the order of the pairs."""
+        return tuple(dict.fromkeys(pair.query_id for pair in self.pairs if not pair.filtered))
+
     def n_choosing(self, experiment: str) -> int | None:
         """How many pairs chose the heads of `joint` or `paths`, where others came later; None: all that are patched."""
         kept = (extension.n_pairs for extension in self.extensions if experiment in extension.heads_kept)

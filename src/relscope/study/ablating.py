@@ -176,7 +176,7 @@ def ablate_run(
         raise InputError(f"{config.data}: is not the data any more by which {run_dir} chose heads; run again")
     progress.stage(f"reading {data}")
     sampling = NegativeSampling(kind=negatives, seed=config.seed, depth=config.negatives.depth)  # type: ignore[arg-type]
-    most = None if options.pairs is None else options.pairs + len(selection.side.queries)
+    most = None if options.pairs is None else options.pairs + len(selection.seen.queries)
     loaded = load_pairs(data, negatives=sampling, limit=most)
     pairs, n_shared = evaluation_pairs(selection, loaded, options.pairs)
     loaded = dataclasses.replace(loaded, pairs=tuple(pairs))

@@ -157,6 +157,7 @@ def header_of(
         settings=identity["settings"],
         prompts=tuple(one.name for one in asked),
         selection=selection.side,
+        held_out=selection.judged,
         evaluation=SideRecord(
             data=loaded.name,
             queries=tuple(QueryRecord(query_id=query_id, query_text=text) for query_id, text in queries.items()),

@@ -9,8 +9,8 @@ Conditions, in the order of the table (k heads a region, n together):
     Doc-k, ...    the k heads of largest |effect| at each region, ablated there
     Mixed-n       all of these
 
-Heads are chosen by the queries of the run. A query of the run, by its id in the same data or by its text in any, is
-never evaluated on.
+Heads are chosen by the queries that the run patched. A query of the run, patched or judged alone, by its id in the same
+data or by its text in any, is never evaluated on.
 """
 
 from __future__ import annotations
@@ -49,12 +49,19 @@ class Selection:
     Attributes:
         run: its folder, opened.
         config: of the run, as far as it decides what its rows mean.
-        side: its data and queries.
+        side: its data and the queries by which heads are chosen.
+        judged: its other queries, which its filter left unpatched; held out as well.
     """
 
     run: Run
     config: StudyConfig
     side: SideRecord
+    judged: tuple[QueryRecord, ...] = ()
+
+    @property
+    def seen(self) -> SideRecord:
+        """All queries of the run: those on which nothing is evaluated."""
+        return SideRecord(data=self.side.data, queries=(*self.side.queries, *self.judged))
 
     @property
     def prompt(self) -> str:
@@ -64,10 +71,11 @@ class Selection:
         return name if self.config.prompt == usual else f"{name} of the run"
 
     def shares(self, data: str, query_id: str, query_text: str) -> bool:
-        """True if heads were chosen by this query: the same id in the same data, or the same text."""
-        if data == self.side.data and any(query.query_id == query_id for query in self.side.queries):
+        """True if this is a query of the run: the same id in the same data, or the same text."""
+        seen = self.seen
+        if data == seen.data and any(query.query_id == query_id for query in seen.queries):
             return True
-        return _words(query_text) in {_words(query.query_text) for query in self.side.queries}
+        return _words(query_text) in {_words(query.query_text) for query in seen.queries}
 
 
 def read_selection(run_dir: str | Path) -> Selection:
@@ -85,12 +93,13 @@ def read_selection(run_dir: str | Path) -> Selection:
     texts = {name: of for name, of in identity["prompt"].items() if name in PromptTemplate.model_fields}
     config = StudyConfig(**identity["config"], prompt=texts)
     queries = {pair.query_id: pair.query_text for pair in manifest.pairs}
-    records = tuple(QueryRecord(query_id=query_id, query_text=text) for query_id, text in queries.items())
-    return Selection(run, config, SideRecord(data=identity["data"]["name"], queries=records))
+    records = {query_id: QueryRecord(query_id=query_id, query_text=text) for query_id, text in queries.items()}
+    chose = tuple(records.pop(query_id) for query_id in manifest.patched_queries)
+    return Selection(run, config, SideRecord(data=identity["data"]["name"], queries=chose), tuple(records.values()))
 
 
 def evaluation_pairs(selection: Selection, loaded: PairSet, limit: int | None) -> tuple[list[RelevancePair], int]:
-    """Pairs of the first `limit` queries that no head was chosen by, and how many queries were.
+    """Pairs of the first `limit` queries that are none of the run, and how many are.
 
     Raises:
         InputError: no query is left.
@@ -100,17 +109,17 @@ def evaluation_pairs(selection: Selection, loaded: PairSet, limit: int | None) -
     left = [query_id for query_id in queries if query_id not in shared][:limit]
     if not left:
         raise InputError(
-            f"{loaded.name}: all its {len(queries)} queries are among those by which the run chose heads; run on fewer "
-            "pairs (relscope run --pairs), or give other data with --data"
+            f"{loaded.name}: all its {len(queries)} queries are among those by which the run chose heads, or which it "
+            "judged; run on fewer pairs (relscope run --pairs), or give other data with --data"
         )
     kept = set(left)
     side = SideRecord(data=loaded.name, queries=tuple(QueryRecord(query_id=q, query_text=queries[q]) for q in left))
-    split_of(selection.side, side)
+    split_of(selection.seen, side)
     return [pair for pair in loaded.pairs if pair.query_id in kept], len(shared)
 
 
 def evaluation_collection(selection: Selection, collection: Collection, limit: int | None) -> Collection:
-    """The collection with only its first `limit` judged queries that no head was chosen by.
+    """The collection with only its first `limit` judged queries that are none of the run.
 
     Raises:
         InputError: no query is left.
@@ -120,8 +129,8 @@ def evaluation_collection(selection: Selection, collection: Collection, limit: i
     left = [q for q, text in queries.items() if not selection.shares(collection.name, q, text)][:limit]
     if not left:
         raise InputError(
-            f"{collection.name}: all its {len(judged)} judged queries are among those by which the run chose heads; "
-            "run on fewer pairs (relscope run --pairs), or rerank other data with --rerank"
+            f"{collection.name}: all its {len(judged)} judged queries are among those by which the run chose heads, or "
+            "which it judged; run on fewer pairs (relscope run --pairs), or rerank other data with --rerank"
         )
     run = None if collection.run is None else {q: collection.run[q] for q in left if q in collection.run}
     qrels = {q: collection.qrels[q] for q in left}

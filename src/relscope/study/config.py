@@ -241,7 +241,9 @@ def config_problems(error: ValidationError, fields_at: Callable[[list[str]], tup
         given = problem["input"]
         message = problem["msg"]
         if problem["type"] == "extra_forbidden":
-            yield f"unknown field {'.'.join(path)!r}: {did_you_mean(path[-1], fields_at(path[:-1]))}"
+            fields = fields_at(path[:-1])
+            right = did_you_mean(path[-1], fields) if fields else f"{path[-2]} has no options; leave it out"
+            yield f"unknown field {'.'.join(path)!r}: {right}"
             continue
         if problem["type"] == "literal_error":
             known = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))

@@ -32,6 +32,8 @@ DEFAULT_EDGES = (
 )
 """Destination and source of experiment 6 of the paper."""
 EXPERIMENTS = ("flow", "heads", "edges", "joint", "paths", "interaction", "vocabulary")
+READOUTS = ("interaction", "vocabulary")
+"""Experiments that patch nothing."""
 WITH_REGIONS = ("flow", "heads", "vocabulary")
 """Experiments that have the option `regions`."""
 

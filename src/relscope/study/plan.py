@@ -1,7 +1,8 @@
 """What will a study cost, before it starts?
 
 Counts patches, recomputed positions and the operations of matrix products (of dense layers), for each experiment. The
-time is estimated in `relscope.study.plan_times`. Which heads `joint` and `paths` take is not known before `heads` is
+time is estimated in `relscope.study.plan_times`. Readouts patch nothing: they take two forward passes a pair, for both
+of them together. Which heads `joint` and `paths` take is not known before `heads` is
 measured: as many are counted as they take, evenly over the layers.
 """
 
@@ -15,6 +16,7 @@ from relscope.interventions import Patch, PatchCost, Path, Site, patch_cost, pat
 from relscope.models import ModelShape
 from relscope.results import EXACT_SAMPLE, JOINT, PATHS
 from relscope.study.config import StudyConfig
+from relscope.study.experiments import READOUTS
 from relscope.study.joint import head_site, joint_sets, spread_heads
 from relscope.study.measuring import fitting, require_memory
 from relscope.study.paths import direct_paths, paths_between
@@ -29,7 +31,10 @@ _SUMMED = ("n_patches", "n_positions", "flops", "full_pass_flops", "patches_byte
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """What one experiment takes, without the recorded runs, which it shares with others; time in seconds."""
+    """What one experiment takes, without the recorded runs, which it shares with others; time in seconds.
+
+    The readouts are one part: the recorded runs that they read, which are their own.
+    """
 
     name: str
     n_patches: int
@@ -102,7 +107,11 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
         counted[EXACT_SAMPLE] = [patch_cost(judge, pair, sample, restart=restart) for pair in of_sample]
     n_recorded = _recordings(config, paths)
     times = Stopwatch(config, prepared, progress).times(groups, paths, n_recorded)
-    recording_flops = sum(cost.recording_flops for cost in of_patches) * n_recorded
+    recording_flops = sum(cost.recording_flops for cost in of_patches)
+    parts = [PlannedPart(SHARED, 0, recording_flops * n_recorded, times.shared), *_parts(counted, times)]
+    if readouts := [name for name in READOUTS if name in config.experiments.chosen]:
+        name = f"{' and '.join(readouts)} (two passes a pair)"
+        parts.append(PlannedPart(name, 0, recording_flops, times.recording))
     return Plan(
         n_pairs=len(pairs),
         n_excluded=len(prepared.exclusions) + len(prepared.loaded.refused),
@@ -112,7 +121,7 @@ def plan_study(config: StudyConfig, progress: Progress | None = None) -> Plan:
         memory_bytes=min(config.memory, _memory(of_patches, of_paths, config.memory)),
         full_pass_seconds=times.full_pass * (len(patches) + len(paths)) * len(pairs),
         weights_bytes=sum(p.numel() * p.element_size() for p in judge.model.parameters()),
-        parts=(PlannedPart(SHARED, 0, recording_flops, times.shared), *_parts(counted, times)),
+        parts=tuple(parts),
     )
 
 
@@ -174,7 +183,6 @@ def _paths(config: StudyConfig, shape: ModelShape) -> list[Path]:
 
 
 def _recordings(config: StudyConfig, paths: Sequence[Path]) -> int:
-    """How often both runs of a pair are recorded: for all sites, the sets of `joint`, paths, and all readouts."""
-    chosen = set(config.experiments.chosen)
+    """How often both runs of a pair are recorded to patch: for all sites, the sets of `joint`, and paths."""
     of_sites = bool(config.sites(1, 1))
-    return of_sites + bool(chosen & {"joint"}) + bool(paths) + bool(chosen & {"interaction", "vocabulary"})
+    return of_sites + ("joint" in config.experiments.chosen) + bool(paths)

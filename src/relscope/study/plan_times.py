@@ -44,9 +44,10 @@ _SHORT = 2.0
 
 @dataclass(frozen=True)
 class PlannedTimes:
-    """Seconds: of verdicts and recorded runs, of each experiment, and of one full forward pass."""
+    """Seconds: of what all share, of recording both runs of each pair once, of each experiment, of one full pass."""
 
     shared: float
+    recording: float
     of: Mapping[str, float]
     full_pass: float
 
@@ -77,7 +78,7 @@ class Stopwatch:
         self._recording = 0.0
 
     def times(self, groups: Sequence[Alike], paths: Sequence[Path], n_recorded: int) -> PlannedTimes:
-        """Estimated seconds of everything; `n_recorded` is how often both runs of a pair are recorded."""
+        """Estimated seconds of everything; `n_recorded`: how often both runs of a pair are recorded to patch."""
         n_steps = 1 + len(groups) + bool(paths)
         self._progress.stage(f"measuring this machine's speed on {n_steps} kinds of patches")
         self._progress.start(n_steps, float(n_steps))
@@ -102,7 +103,8 @@ class Stopwatch:
         if self._precision == "delta" and first:
             again, pairs = exact_sample(self._config, everything, self._pairs)
             of[EXACT_SAMPLE] = self._seconds(again, "exact") * len(pairs)
-        return PlannedTimes((2 * full_pass + self._recording * n_recorded) * len(self._pairs), of, full_pass)
+        recording = self._recording * len(self._pairs)
+        return PlannedTimes(2 * full_pass * len(self._pairs) + recording * n_recorded, recording, of, full_pass)
 
     def _of_group(self, group: Alike) -> float:
         """Estimated seconds of patches that compute alike, in all pairs."""

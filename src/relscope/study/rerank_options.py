@@ -22,8 +22,9 @@ class Reranking:
         depth: at most so many documents of a query, the best of the first stage.
         top: places that sliding-window and heapsort settle; the others sort every document.
         queries: at most so many queries, the first of the collection; None: all.
-        run: the first stage: a TREC run file, or "bm25"; None: the collection's own run, else BM25.
-        heads: that the method attention reads, each once whatever its regions; queries of `chosen_on` are not ranked.
+        first_stage: a TREC run file, or "bm25"; None: the collection's own run, else BM25.
+        heads: that the method attention reads, each once whatever its regions; queries of `chosen_on` and
+            `held_out` are not ranked.
         reading: what attention makes of a head's pattern: total or largest (`relscope.interventions`).
         calibrated: whether attention takes away what the document gets from a content-free query.
 
@@ -36,7 +37,7 @@ class Reranking:
     depth: int = 100
     top: int = 10
     queries: int | None = None
-    run: str | Path | None = None
+    first_stage: str | Path | None = None
     heads: HeadSet | None = None
     reading: str = "total"
     calibrated: bool = True

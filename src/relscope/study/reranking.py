@@ -98,13 +98,18 @@ def rerank(
 
 
 def first_of(collection: Collection, options: Reranking) -> FirstStage:
-    """What is ranked again: without the queries by which heads were chosen.
+    """What is ranked again: without the queries by which heads were chosen, and others that their run judged.
 
     Raises:
         InputError: the first stage cannot be used, or no query is left.
     """
-    held_out = dict.fromkeys(() if options.heads is None else options.heads.chosen_on, "is one that chose the heads")
-    return first_stage(collection, depth=options.depth, limit=options.queries, run=options.run, held_out=held_out)
+    held_out: dict[str, str] = {}
+    if options.heads is not None:
+        held_out |= dict.fromkeys(options.heads.held_out, "was judged by the run that chose the heads")
+        held_out |= dict.fromkeys(options.heads.chosen_on, "is one that chose the heads")
+    return first_stage(
+        collection, depth=options.depth, limit=options.queries, run=options.first_stage, held_out=held_out
+    )
 
 
 def rerank_first(
