@@ -80,7 +80,8 @@ def scatter_words(found: MechanismSimilarity, names: tuple[str, str]) -> str:
     tops = [set(np.argsort(-size, kind="stable")[:n].tolist()) for size in sizes]
     common = sorted(tops[0] & tops[1])
     noun = "depths" if found.matched.by == "depth" else "sites"
-    text = f"Of the {n} strongest {noun} of {names[0]} and of {names[1]}, {len(common)} are the same"
+    verb = "is" if len(common) == 1 else "are"
+    text = f"Of the {n} strongest {noun} of {names[0]} and of {names[1]}, {len(common)} {verb} the same"
     if common and found.matched.by == "site":
         opposite = int((points["one"] * points["other"] < 0).to_numpy()[common].sum())
         text += f"; {opposite} of these have opposite signs" if opposite else ", all with the same sign in both"
@@ -123,10 +124,13 @@ def _finding(pair: PairOfRuns, found: MechanismSimilarity) -> Finding:
         text += f" Both runs rest on {which}, whose noise they share and two halves do not."
     if rbo.in_layers is not None:
         more = "more alike than" if rbo.in_layers.p_value < LEVEL else "no more alike than"
-        text += (
-            f" Within layers the same heads are {more} by chance: relabelled there they would give "
-            f"{words.number(rbo.in_layers.mean)} ({p_words(rbo.in_layers.p_value)})."
+        few = min(found.n_queries) < LEAST_QUERIES
+        said = (
+            "Relabelled within layers"
+            if few
+            else f"Within layers the same heads are {more} by chance: relabelled there"
         )
+        text += f" {said} they would give {words.number(rbo.in_layers.mean)} ({p_words(rbo.in_layers.p_value)})."
     return Finding(f"{what}: {_judgement(found)}", text)
 
 

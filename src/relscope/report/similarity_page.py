@@ -220,7 +220,7 @@ def _queries_words(pair: PairOfRuns) -> str:
         return f"{one} and {other} rest on the same queries, resampled together."
     if not any(n_shared for *_, n_shared in counts):
         return f"{one} and {other} rest on different queries, resampled apart."
-    how = "a query that both have is drawn as often in both, the others apart"
+    how = "a query that both have is drawn as often in both"
     if len(counts) > 1:
         return f"{one} and {other} share queries, how many depends on the sites (see the measures): {how}."
     ((n_one, n_other, n_shared),) = counts
