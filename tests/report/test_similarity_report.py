@@ -18,14 +18,13 @@ import pytest
 from pages import Page, changed_run, section, with_edges
 
 from relscope.analysis import MEASURES, Estimate, MechanismSimilarity, mechanism_similarity
-from relscope.analysis.similarity import Chance
 from relscope.errors import InputError
 from relscope.report import SimilaritySummary, build_similarity_report, views, words
-from relscope.report.similarity_contents import Mechanisms, PairOfRuns, compare_runs
+from relscope.report.similarity_contents import Mechanisms, compare_runs
 from relscope.report.similarity_findings import findings, way
-from relscope.report.similarity_page import notices, render
+from relscope.report.similarity_page import notices
 from relscope.report.similarity_runs import read_runs, run_labels
-from relscope.report.similarity_views import left_rows, site_scatter
+from relscope.report.similarity_views import site_scatter
 from relscope.results import open_run
 from synthetic import write_synthetic_run
 from synthetic_comparison import write_comparison
@@ -170,66 +169,6 @@ def test_rbo_of_attention_is_said_to_be_higher_where_the_intervals_lie_apart(
     (finding,) = [one for one in findings(replace(mechanisms, pairs=(pair,))) if "MLPs" in one.title]
     assert said in finding.title
     assert f"{words.number(of_attention.value)} [" in finding.text
-
-
-def changed_headline(pair: PairOfRuns, rbo: dict[str, Any], **fields: Any) -> PairOfRuns:
-    """The pair with its first headline alone, some fields of it and of its RBO replaced."""
-    found = pair.headline[0]
-    measures = tuple(replace(one, **rbo) if one.measure == "rbo" else one for one in found.measures)
-    return replace(pair, found=(replace(found, measures=measures, **fields),))
-
-
-@pytest.mark.parametrize(
-    ("fields", "low", "value", "said"),
-    [
-        ({"n_queries": (40, 5), "n_shared_queries": 0}, 0.7, 0.9, "too few queries to say"),
-        # the divisions must go half of the way from 0.2 to 0.8
-        ({"n_queries": (40, 6), "n_shared_queries": 0}, 0.49, 0.9, "more alike than by chance, too few queries to say"),
-        ({"n_queries": (40, 6), "n_shared_queries": 0}, 0.51, 0.9, "as alike as a run with itself"),
-        ({"n_queries": (40, 6), "n_shared_queries": 6}, 0.51, 0.9, "above the ceiling, on 6 queries that both share"),
-        ({"n_queries": (40, 6), "n_shared_queries": 6}, 0.51, 0.65, "largely alike, 75"),
-    ],
-)
-def test_runs_are_said_to_be_as_alike_as_one_with_itself_only_where_the_ceiling_is_known(
-    mechanisms: Mechanisms, fields: dict[str, Any], low: float, value: float, said: str
-) -> None:
-    rbo = {
-        "value": Estimate(value, 0.5, 1.0),
-        "chance": Chance(0.2, 0.001),
-        "ceilings": (0.8, 0.8),
-        "ceilings_low": (0.7, low),
-    }
-    pair = changed_headline(mechanisms.pairs[0], rbo, **fields)
-    (finding,) = findings(replace(mechanisms, pairs=(pair,)))
-    assert f": {said}" in finding.title
-    assert ("as alike as a run with itself" in finding.title) == (said == "as alike as a run with itself")
-    assert ("whose noise they share" in finding.text) == (fields["n_shared_queries"] > 0 and value > 0.8)
-
-
-@pytest.mark.parametrize(
-    ("n_queries", "n_shared", "said"),
-    [
-        ((6, 6), 6, "A and B rest on the same queries, resampled together."),
-        (
-            (16, 6),
-            6,
-            "A and B share 6 queries (A rests on 16, B on 6): a query that both have is drawn as often in both",
-        ),
-        ((16, 6), 0, "A and B rest on different queries, resampled apart."),
-    ],
-)
-def test_the_page_says_which_queries_the_runs_share(
-    mechanisms: Mechanisms, n_queries: tuple[int, int], n_shared: int, said: str
-) -> None:
-    pair = changed_headline(mechanisms.pairs[0], {}, n_queries=n_queries, n_shared_queries=n_shared)
-    assert said in render(replace(mechanisms, pairs=(pair,)))
-
-
-def test_joint_patches_are_not_compared_and_named_once() -> None:
-    joint = {"run_one": "A", "run_other": "B", "experiment": "joint", "direction": "denoise", "measured_in": "A"}
-    entry = {**joint, "component": "joint", "place": "sets of heads", "n_sites": 7, "reason": "its own"}
-    (row,) = left_rows([entry])
-    assert (row["experiment"], row["sets"]) == ("joint", [{"component": "", "places": "sets of heads"}])
 
 
 def test_maps_of_all_runs_share_one_scale_and_their_rows(page: Page, runs: list[Path]) -> None:
