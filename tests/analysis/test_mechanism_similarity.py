@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from two_runs import SHAPE, noisy, run_of, sites_of
 
 from relscope.analysis import MEASURES, MechanismSimilarity, RunEffects, bootstrap_weights, mechanism_similarity
+from relscope.analysis.mechanisms import joint_shares
 from relscope.analysis.stability import half_shares
 from relscope.errors import InputError
 
@@ -106,6 +108,32 @@ def test_runs_of_other_queries_are_resampled_apart() -> None:
     assert rank.high < 1  # each run draws its own queries, so that no resample agrees entirely
 
 
+def test_a_query_that_both_runs_have_weighs_the_same_in_both() -> None:
+    one = ("a", "b", "b", "c", "d", "e")
+    other = ("b", "d", "d", "x")
+    first, second = joint_shares(one, other, 4000, 0)
+    for shares in (first, second):
+        np.testing.assert_allclose(shares.sum(axis=0), 1.0)  # no resample is without a query of a run
+    np.testing.assert_array_equal(first[1], first[2])
+    # b against d has one ratio in both runs, whatever the sums are
+    np.testing.assert_allclose(first[1] * second[1], first[4] * second[0], atol=1e-12)
+
+
+def test_a_run_and_a_part_of_its_queries_draw_a_loops_resamples() -> None:
+    effects = noisy(planted(), 8, 0)
+    found = only(at_last(effects), at_last(effects[:, :3]), n_resamples=80, seed=5)
+    assert (found.n_queries, found.n_shared_queries, found.same_queries) == ((8, 3), 3, False)
+    generator, slow = np.random.default_rng(5), []
+    counts = generator.multinomial(8, np.full(8, 1 / 8), size=80)
+    while (empty := counts[:, :3].sum(axis=1) == 0).any():
+        counts[empty] = generator.multinomial(8, np.full(8, 1 / 8), size=int(empty.sum()))
+    for drawn in counts:
+        means = [np.abs(np.average(effects[:, :n], axis=1, weights=drawn[:n])) for n in (8, 3)]
+        slow.append(stats.spearmanr(*means).statistic)
+    value = found.of("spearman").value
+    assert (value.low, value.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=1e-12)
+
+
 def test_the_ceiling_is_the_mean_over_halves_of_the_queries() -> None:
     effects = noisy(planted(), 5, 0, noise=1.0)
     run = at_last(effects)
@@ -118,6 +146,7 @@ def test_the_ceiling_is_the_mean_over_halves_of_the_queries() -> None:
         slow["pearson"].append(stats.pearsonr(*means)[0])
     for measure, values in slow.items():
         assert found.of(measure).ceilings[0] == pytest.approx(np.mean(values), abs=1e-12)
+        assert found.of(measure).ceilings_low[0] == pytest.approx(np.quantile(values, 0.025), abs=1e-12)
 
 
 def test_a_quieter_run_has_the_higher_ceiling() -> None:
@@ -187,3 +216,20 @@ def test_no_resamples_or_divisions_are_refused(options: dict[str, int]) -> None:
     run = at_last(noisy(planted(), 3, 0))
     with pytest.raises(InputError, match=f"{next(iter(options))} is 0; give at least 1"):
         mechanism_similarity(run, run, **options)
+
+
+def test_joint_patches_are_each_runs_own_and_are_not_compared() -> None:
+    def run(seed: int) -> RunEffects:
+        heads = sites_of(places=["last"])
+        sites = pd.concat(
+            [heads, heads.assign(experiment="joint", component="joint", head=pd.NA, region=None)], ignore_index=True
+        ).astype({"head": "Int16"})
+        return run_of(sites, noisy(np.ones(len(sites)), 3, seed))
+
+    found, unmatched = mechanism_similarity(run(0), run(1))
+    assert [one.matched.experiment for one in found] == ["heads"]
+    reason = "each run patches sets of heads of its own together"
+    assert [(left.experiment, left.place, left.which, left.reason) for left in unmatched] == [
+        ("joint", "sets of heads", "one", reason),
+        ("joint", "sets of heads", "other", reason),
+    ]

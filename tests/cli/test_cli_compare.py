@@ -41,7 +41,7 @@ def test_it_prints_each_pair_of_runs_and_writes_report_and_tables(
     assert len(rows) == 3
     # the same rows under other prompts; 4 sites are too few for an overlap
     assert all("attn_out at the last token  1.00 [1.00, 1.00]" in row and "  -  " in row for row in rows)
-    assert "A and C, attn_out at the last token: " in outcome.out
+    assert "A and C, attn_out at the last token: too few queries to say" in outcome.out
     assert "warning: The comparison rests on 3 queries only" in outcome.err
     assert lines[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "similarity.csv", "similarity.json"}

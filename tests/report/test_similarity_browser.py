@@ -56,3 +56,27 @@ def test_pointing_at_a_square_shows_the_runs_of_that_shape(browser: Any, report:
 def test_the_page_never_scrolls_sideways(browser: Any, report: Path, width: int, scheme: str) -> None:
     with Opened(browser, report, width, scheme) as page:
         page.assert_within(width)
+
+
+@pytest.mark.parametrize("width", [380, 1280])
+def test_names_of_points_are_within_the_plot_and_apart(browser: Any, report: Path, width: int) -> None:
+    with Opened(browser, report, width) as page:
+        plots = page.tab.evaluate(
+            """() => [...document.querySelectorAll('[id^="scatter-"]')].map((plot) => {
+                const box = (node) => {
+                    const at = node.getBoundingClientRect();
+                    return [at.left, at.right, at.top, at.bottom];
+                };
+                return [box(plot), [...plot.querySelectorAll(".textpoint text")].filter((t) => t.textContent).map(box)];
+            })"""
+        )
+        assert sum(len(names) for _, names in plots) >= len(plots)
+        for (left, right, *_), names in plots:
+            for i, one in enumerate(names):
+                assert left <= one[0] < one[1] <= right
+                for other in names[:i]:
+                    # lines of text may touch
+                    apart = (
+                        one[0] >= other[1] or other[0] >= one[1] or min(one[3], other[3]) - max(one[2], other[2]) < 4
+                    )
+                    assert apart

@@ -75,8 +75,17 @@ def test_runs_are_labelled_by_what_differs(built: SimilaritySummary) -> None:
 
 
 def test_runs_that_nothing_tells_apart_go_by_their_folders(runs: list[Path]) -> None:
-    manifest = open_run(runs[0]).manifest
-    assert run_labels([manifest, manifest], [Path("runs/mine"), Path("runs/yours")]) == ["mine", "yours"]
+    run = open_run(runs[0])
+    labels = run_labels([run.manifest] * 2, [run.rows()] * 2, [Path("runs/mine"), Path("runs/yours")])
+    assert labels == ["mine", "yours"]
+
+
+def test_a_label_counts_the_pairs_that_were_patched(runs: list[Path]) -> None:
+    run = open_run(runs[0])
+    rows = run.rows()
+    three = rows[(rows["experiment"] == "judge") | rows["pair_id"].isin(["q0:0", "q1:0", "q2:0"])]
+    labels = run_labels([run.manifest] * 2, [rows, three], [Path("runs/all"), Path("runs/three")])
+    assert labels == ["12 patched pairs", "3 patched pairs"]  # 14 were judged
 
 
 def test_the_table_is_that_of_the_analysis(built: SimilaritySummary, runs: list[Path]) -> None:
@@ -282,7 +291,9 @@ def test_what_only_one_run_measured_is_listed_and_not_lost(runs: list[Path], tmp
     assert found == everywhere | {("attn_out", "query", "A", 5), ("z", "query", "A", 15)}
     assert summary.n_not_compared == len(left) == 6
     shown = section(Page.read(summary.report).html, "left")
-    assert shown.count("the other run has no such effects") == 4
+    # one row for all of an experiment with one reason
+    assert shown.count("the other run has no such effects") == 1
+    assert "<code>mlp_out</code> query, document, last and all</small>" in shown
     assert shown.count("the other run lacks this place, layer or head") == 2
 
 

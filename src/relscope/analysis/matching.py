@@ -11,8 +11,8 @@ Sites are matched within an experiment, direction and component:
 
 Places of the same name are matched. A pairwise prompt has documents A and B: where one run has `document_a` and no
 `document`, and the other `document` and no `document_a`, they are matched, since both hold the positive document of the
-clean prompt. What only one run has is listed, never dropped in silence; so are paths, which each run measures between
-heads of its own.
+clean prompt. What only one run has is listed, never dropped in silence; so are joint patches and paths, for which each
+run takes heads of its own.
 
 Cost: no forward pass; the sites (not the pairs) are gone through once.
 """
@@ -31,8 +31,13 @@ from scipy import sparse
 from relscope.analysis.regions import disjoint, region_key
 from relscope.analysis.site_changes import SiteChanges, site_changes
 from relscope.errors import InputError
-from relscope.results import PATHS
+from relscope.results import JOINT, PATHS
 
+_OWN_HEADS: Final = {
+    JOINT: ("sets of heads", "each run patches sets of heads of its own together"),
+    PATHS: ("paths between heads", "each run chooses the heads of its paths itself"),
+}
+"""Experiments on heads that each run has for itself: what stands for a place, and why they are not compared."""
 GROUP: Final = ["experiment", "direction", "component"]
 _TARGET = ["layer", "head", "place"]
 Which = Literal["one", "other"]
@@ -129,7 +134,7 @@ def match_runs(one: RunEffects, other: RunEffects) -> tuple[list[Matched], list[
     """
     tables = {"one": _table(one), "other": _table(other)}
     groups = {which: _groups(table) for which, table in tables.items()}
-    common = [key for key in groups["one"] if key in groups["other"] and key[0] != PATHS]
+    common = [key for key in groups["one"] if key in groups["other"] and key[0] not in _OWN_HEADS]
     if not common:
         raise InputError(_nothing_common(tables["one"], tables["other"]))
     unmatched = []
@@ -137,8 +142,7 @@ def match_runs(one: RunEffects, other: RunEffects) -> tuple[list[Matched], list[
         for key, sites in of_run.items():
             if key in common:
                 continue
-            own = key[0] == PATHS
-            reason = "each run chooses the heads of its paths itself" if own else "the other run has no such effects"
+            _, reason = _OWN_HEADS.get(key[0], ("", "the other run has no such effects"))
             unmatched += _only(key, sites, which, reason)  # type: ignore[arg-type]
     matched = []
     for key in common:
@@ -157,8 +161,11 @@ def _table(run: RunEffects) -> pd.DataFrame:
     """The run's sites with their place; the index is the row of `changes.patched`."""
     sites = run.changes.sites
     edges = sites["dest"].astype(object) + "<-" + sites["src"].astype(object)
-    edges = edges.where(sites["experiment"] != PATHS)
-    place = sites["region"].where(sites["region"].notna(), edges)
+    experiment = sites["experiment"].astype(object)
+    ends = edges.where(
+        ~experiment.isin(list(_OWN_HEADS)), experiment.map(lambda name: _OWN_HEADS.get(name, ("", ""))[0])
+    )
+    place = sites["region"].astype(object).where(sites["region"].notna(), ends)
     return sites.assign(place=place.where(place.notna(), "everywhere").astype(str))
 
 

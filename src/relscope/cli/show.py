@@ -143,9 +143,11 @@ _SIMILARITIES = (("rbo", "RBO"), ("spearman", "Spearman"), ("kendall", "Kendall"
 
 
 def print_similarity(summary: SimilaritySummary) -> None:
-    """The runs, how alike each two of them are, and what to know first."""
+    """The runs, what to know first, and how alike each two of them are."""
     for run in summary.runs:
         OUT.print(escape(run))
+    for caveat in summary.caveats:  # before the verdicts that they bear upon
+        ERR.print(f"[yellow]warning:[/yellow] {escape(caveat)}")
     OUT.print()
     table = Table("runs", "sites", *(name for _, name in _SIMILARITIES), box=None, pad_edge=False)
     for name in ("overlap at 10", "RBO by chance", "RBO, ceiling"):
@@ -163,8 +165,6 @@ def print_similarity(summary: SimilaritySummary) -> None:
         OUT.print(escape(finding))
     if summary.n_not_compared:
         OUT.print(f"not compared: {summary.n_not_compared} sets of sites, listed in the report with the reason")
-    for caveat in summary.caveats:
-        ERR.print(f"[yellow]warning:[/yellow] {escape(caveat)}")
 
 
 def _shown_similarity(row: dict[Any, Any], measure: str) -> str:

@@ -31,7 +31,8 @@ MAP_KINDS: Final = (FLOW, HEADS, EDGES)
 TABLE_COLUMNS: Final = (
     "run_one", "run_other", "experiment", "direction", "component", "places", "together", "matched_by", "measure",
     "value", "low", "high", "by_chance", "p_value", "by_chance_in_layers", "p_value_in_layers", "ceiling_one",
-    "ceiling_other", "n_sites", "n_pairs_one", "n_pairs_other", "n_queries_one", "n_queries_other", "same_queries",
+    "ceiling_other", "n_sites", "n_pairs_one", "n_pairs_other", "n_queries_one", "n_queries_other", "n_queries_shared",
+    "same_queries",
 )  # fmt: skip
 
 
@@ -148,7 +149,8 @@ def similarity_table(pairs: Sequence[PairOfRuns]) -> pd.DataFrame:
             found.matched.component, " ".join(found.matched.places), found.matched.together, found.matched.by,
             one.measure, one.value.value, one.value.low, one.value.high, one.chance.mean, one.chance.p_value,
             one.in_layers.mean if one.in_layers else np.nan, one.in_layers.p_value if one.in_layers else np.nan,
-            *one.ceilings, found.n_sites, *found.n_pairs, *found.n_queries, found.same_queries,
+            *one.ceilings, found.n_sites, *found.n_pairs, *found.n_queries, found.n_shared_queries,
+            found.same_queries,
         )
         for pair in pairs
         for found in pair.found

@@ -1,7 +1,8 @@
 """What do two runs have in common, in a sentence? Computed from the measures, never canned.
 
 The words follow the way from chance to the ceiling that RBO goes: (RBO - chance) / (ceiling - chance), with the lower
-ceiling of the two runs.
+ceiling of the two runs. Nothing is said from fewer than LEAST_QUERIES queries of either run, nor how much is alike
+where the divisions behind a ceiling are further apart than STEADY allows: so noisy a ceiling is passed by chance.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from relscope.analysis import MeasuredSimilarity, MechanismSimilarity
+from relscope.analysis import LEAST_QUERIES, MeasuredSimilarity, MechanismSimilarity
 from relscope.report import words
 from relscope.report.comparison_findings import p_words
 from relscope.report.findings import Finding, estimate, place
@@ -20,7 +21,10 @@ from relscope.report.similarity_contents import Mechanisms, PairOfRuns
 LEVEL: Final = 0.05
 LARGELY: Final = 2 / 3
 """From this share of the way on the runs are said to be largely alike."""
+STEADY: Final = 1 / 2
+"""All but 2.5 % of the divisions behind a ceiling go this share of the way from chance to it, or it is not known."""
 TOP: Final = 10
+_TOO_FEW: Final = "too few queries to say"
 
 
 def findings(mechanisms: Mechanisms) -> list[Finding]:
@@ -60,6 +64,14 @@ def way(one: MeasuredSimilarity) -> float:
     return (one.value.value - one.chance.mean) / (ceiling - one.chance.mean)
 
 
+def steady(one: MeasuredSimilarity) -> bool:
+    """True if both ceilings are above chance, and their divisions near enough to them for a share of that way."""
+    return all(
+        ceiling > one.chance.mean and low >= one.chance.mean + STEADY * (ceiling - one.chance.mean)
+        for ceiling, low in zip(one.ceilings, one.ceilings_low, strict=True)
+    )
+
+
 def scatter_words(found: MechanismSimilarity, names: tuple[str, str]) -> str:
     """What the strongest sites of both runs have in common."""
     points = found.points
@@ -68,7 +80,8 @@ def scatter_words(found: MechanismSimilarity, names: tuple[str, str]) -> str:
     tops = [set(np.argsort(-size, kind="stable")[:n].tolist()) for size in sizes]
     common = sorted(tops[0] & tops[1])
     noun = "depths" if found.matched.by == "depth" else "sites"
-    text = f"Of the {n} strongest {noun} of {names[0]} and of {names[1]}, {len(common)} are the same"
+    verb = "is" if len(common) == 1 else "are"
+    text = f"Of the {n} strongest {noun} of {names[0]} and of {names[1]}, {len(common)} {verb} the same"
     if common and found.matched.by == "site":
         opposite = int((points["one"] * points["other"] < 0).to_numpy()[common].sum())
         text += f"; {opposite} of these have opposite signs" if opposite else ", all with the same sign in both"
@@ -94,15 +107,31 @@ def _finding(pair: PairOfRuns, found: MechanismSimilarity) -> Finding:
             f"{words.number(rbo.ceilings[1])} ({pair.other.letter})"
         )
     text += "."
-    if found.same_queries and way(rbo) > 1:
-        text += " Both runs rest on the same queries, whose noise they share and two halves do not."
+    if min(found.n_queries) < LEAST_QUERIES:
+        text += f" Fewer than {LEAST_QUERIES} queries of a run cannot tell a mechanism from the noise of its queries."
+    elif not steady(rbo) and np.isfinite(rbo.ceilings).all():
+        text += (
+            " The queries are too few to know the ceiling: of the divisions into halves, the lowest 2.5 % reach "
+            f"{words.number(rbo.ceilings_low[0])} ({pair.one.letter}) and {words.number(rbo.ceilings_low[1])} "
+            f"({pair.other.letter}) at most."
+        )
+    if found.n_shared_queries and way(rbo) >= 1:
+        which = (
+            "the same queries"
+            if found.same_queries
+            else f"{words.count(found.n_shared_queries, 'query', 'queries')} in common"
+        )
+        text += f" Both runs rest on {which}, whose noise they share and two halves do not."
     if rbo.in_layers is not None:
         more = "more alike than" if rbo.in_layers.p_value < LEVEL else "no more alike than"
-        text += (
-            f" Within layers the same heads are {more} by chance: relabelled there they would give "
-            f"{words.number(rbo.in_layers.mean)} ({p_words(rbo.in_layers.p_value)})."
+        few = min(found.n_queries) < LEAST_QUERIES
+        said = (
+            "Relabelled within layers"
+            if few
+            else f"Within layers the same heads are {more} by chance: relabelled there"
         )
-    return Finding(f"{what}: {_judgement(rbo, rank)}", text)
+        text += f" {said} they would give {words.number(rbo.in_layers.mean)} ({p_words(rbo.in_layers.p_value)})."
+    return Finding(f"{what}: {_judgement(found)}", text)
 
 
 def _attention_or_mlps(pair: PairOfRuns, attention: MechanismSimilarity, mlp: MechanismSimilarity) -> list[Finding]:
@@ -112,13 +141,17 @@ def _attention_or_mlps(pair: PairOfRuns, attention: MechanismSimilarity, mlp: Me
         return []
     of_attention, of_mlp = values
     runs = f"{pair.one.letter} and {pair.other.letter}"
+    fewest = min(*attention.n_queries, *mlp.n_queries)
     text = f"RBO is {estimate(of_attention, 2)} for attn_out and {estimate(of_mlp, 2)} for mlp_out"
     ways = [way(found.of("rbo")) for found in (attention, mlp)]
-    if np.isfinite(ways).all():
+    if fewest >= LEAST_QUERIES and all(steady(found.of("rbo")) for found in (attention, mlp)):
         text += (
             f", {words.percent(ways[0])} and {words.percent(ways[1])} of the way from chance to what two halves of one "
             "run reach"
         )
+    if fewest < LEAST_QUERIES:
+        title = f"{runs}: RBO of attention and of the MLPs, {_TOO_FEW} which is higher"
+        return [Finding(title, f"{text}; intervals over so few queries are too narrow.")]
     if of_attention.low > of_mlp.high:
         return [Finding(f"{runs}: RBO is higher for attention than for the MLPs", f"{text}; the intervals lie apart.")]
     if of_mlp.low > of_attention.high:
@@ -127,15 +160,20 @@ def _attention_or_mlps(pair: PairOfRuns, attention: MechanismSimilarity, mlp: Me
                     f"{text}; the intervals overlap.")]  # fmt: skip
 
 
-def _judgement(rbo: MeasuredSimilarity, rank: MeasuredSimilarity) -> str:
+def _judgement(found: MechanismSimilarity) -> str:
+    rbo, rank = found.of("rbo"), found.of("spearman")
+    if min(found.n_queries) < LEAST_QUERIES:
+        return _TOO_FEW
+    if not steady(rbo):
+        return f"more alike than by chance, {_TOO_FEW} how much" if rbo.chance.p_value < LEVEL else _TOO_FEW
     if rbo.chance.p_value >= LEVEL:
         if rank.chance.p_value < LEVEL:
             return "the whole order is more alike than by chance, the strongest are not"
         return "no more alike than by chance"
     share = way(rbo)
-    if not math.isfinite(share):
-        return "more alike than by chance"
     if share >= 1:
+        if found.n_shared_queries:
+            return f"above the ceiling, on {words.count(found.n_shared_queries, 'query', 'queries')} that both share"
         return "as alike as a run with itself"
     degree = "largely" if share >= LARGELY else "partly"
     return f"{degree} alike, {words.percent(share)} of the way from chance to the ceiling"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from relscope.analysis import RBO_P
+from relscope.analysis import LEAST_QUERIES, RBO_P
 from relscope.report import assets, downloads, facts, views, words
 from relscope.report import similarity_views as sv
 from relscope.report.comparison_maps import Family
@@ -13,7 +13,7 @@ from relscope.report.comparison_views import LAYER_COLOURS, SHARE_WORDS
 from relscope.report.map_kinds import EDGES, MapKind
 from relscope.report.maps import COLOURS
 from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
-from relscope.report.similarity_contents import MAP_KINDS, Mechanisms, not_compared, similarity_table
+from relscope.report.similarity_contents import MAP_KINDS, Mechanisms, PairOfRuns, not_compared, similarity_table
 from relscope.report.similarity_findings import findings
 from relscope.version import __version__
 
@@ -77,8 +77,9 @@ def _values(mechanisms: Mechanisms) -> dict[str, Any]:
         ],
         "measures": sv.measure_names(),
         "rbo_p": RBO_P,
+        "least_queries": LEAST_QUERIES,
         "matching": _matching(mechanisms),
-        "not_compared": not_compared(mechanisms.pairs),
+        "not_compared": sv.left_rows(not_compared(mechanisms.pairs)),
         "embedded": file,
         "embedded_words": f"{words.count(file.n_rows, 'row')}, {words.size(file.n_bytes)}",
         "version": __version__,
@@ -207,7 +208,21 @@ def _matching(mechanisms: Mechanisms) -> list[str]:
                 "summed over heads and averaged over layers."
             )
         if pair.found:
-            same = all(found.same_queries for found in pair.found)
-            how = "the same queries, resampled together" if same else "different queries, resampled apart"
-            said.append(f"{both} rest on {how}.")
+            said.append(_queries_words(pair))
     return said
+
+
+def _queries_words(pair: PairOfRuns) -> str:
+    """Which queries two runs have in common, and so how they were resampled."""
+    one, other = pair.one.letter, pair.other.letter
+    counts = {(*found.n_queries, found.n_shared_queries) for found in pair.found}
+    if all(found.same_queries for found in pair.found):
+        return f"{one} and {other} rest on the same queries, resampled together."
+    if not any(n_shared for *_, n_shared in counts):
+        return f"{one} and {other} rest on different queries, resampled apart."
+    how = "a query that both have is drawn as often in both"
+    if len(counts) > 1:
+        return f"{one} and {other} share queries, how many depends on the sites (see the measures): {how}."
+    ((n_one, n_other, n_shared),) = counts
+    shared = words.count(n_shared, "query", "queries")
+    return f"{one} and {other} share {shared} ({one} rests on {n_one:,}, {other} on {n_other:,}): {how}."

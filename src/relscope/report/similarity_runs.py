@@ -12,11 +12,12 @@ import pandas as pd
 
 from relscope.analysis import RunEffects
 from relscope.errors import InputError
-from relscope.report import facts
+from relscope.report import facts, words
 from relscope.report.comparison_folder import is_comparison
-from relscope.results import Manifest, open_run
+from relscope.results import NO_EFFECTS, Manifest, open_run
 
 SIMILARITY_NAME: Final = "similarity.json"
+_Say = Callable[[Manifest, pd.DataFrame], str]
 
 
 @dataclass(frozen=True)
@@ -82,43 +83,45 @@ def read_runs(folders: Sequence[str | Path]) -> tuple[ComparedRun, ...]:
                 f"and {directory / 'tuned'}"
             )
     runs = [open_run(directory) for directory in directories]
-    labels = run_labels([run.manifest for run in runs], directories)
+    rows = [run.rows() for run in runs]
+    labels = run_labels([run.manifest for run in runs], rows, directories)
     return tuple(
-        ComparedRun(letter, label, run.directory, run.manifest, run.rows())
-        for letter, label, run in zip(ascii_uppercase, labels, runs, strict=False)
+        ComparedRun(letter, label, run.directory, run.manifest, of_run)
+        for letter, label, run, of_run in zip(ascii_uppercase, labels, runs, rows, strict=False)
     )
 
 
-def run_labels(manifests: Sequence[Manifest], directories: Sequence[Path]) -> list[str]:
+def run_labels(manifests: Sequence[Manifest], rows: Sequence[pd.DataFrame], directories: Sequence[Path]) -> list[str]:
     """What tells each run from the others; its folder's name where nothing else does."""
-    told = [[say(manifest) for say in _TELLING] for manifest in manifests]
-    differing = [i for i in range(len(_TELLING)) if len({words[i] for words in told}) > 1]
-    labels = [", ".join(words[i] for i in differing if words[i]) for words in told]
+    told = [[say(*run) for say in _TELLING] for run in zip(manifests, rows, strict=True)]
+    differing = [i for i in range(len(_TELLING)) if len({said[i] for said in told}) > 1]
+    labels = [", ".join(said[i] for i in differing if said[i]) for said in told]
     return [
         label if label and labels.count(label) == 1 else ", ".join(filter(None, [label, facts.short_name(directory)]))
         for label, directory in zip(labels, directories, strict=True)
     ]
 
 
-def _said(before: str, *paths: str) -> Callable[[Manifest], str]:
+def _said(before: str, *paths: str) -> _Say:
     """The value at the first of these paths of the identity that is there, in words."""
 
-    def say(manifest: Manifest) -> str:
+    def say(manifest: Manifest, rows: pd.DataFrame) -> str:
         value: Any = facts.lookup(manifest.identity, *paths)
         return "" if value is None else before + facts.short_name(value)
 
     return say
 
 
-def _data(manifest: Manifest) -> str:
+def _data(manifest: Manifest, rows: pd.DataFrame) -> str:
     return facts.short_name(facts.data_name(manifest))
 
 
-def _n_pairs(manifest: Manifest) -> str:
-    return f"{sum(not pair.filtered for pair in manifest.pairs):,} pairs"
+def _n_pairs(manifest: Manifest, rows: pd.DataFrame) -> str:
+    """How many pairs have been patched: of a run that is not complete, fewer than the manifest asks for."""
+    return words.count(int(rows.loc[~rows["experiment"].isin(NO_EFFECTS), "pair_id"].nunique()), "patched pair")
 
 
-_TELLING: Final[tuple[Callable[[Manifest], str], ...]] = (
+_TELLING: Final[tuple[_Say, ...]] = (
     _said("", "config.model", "model.name"),
     _said("adapter ", "config.adapter"),
     _said("revision ", "config.revision"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ _NAMED: Final = 5
 _APART: Final = (0.26, 0.08)
 """Shares of the plot's width and height by one of which names must be apart: a name is wider than high."""
 _PER_LINE: Final = 3
+_SAME_IN_ROW: Final = ("run_one", "run_other", "experiment", "direction", "measured_in", "reason")
 _ORDER: Final = ("rbo", *(measure for measure in MEASURES if measure != "rbo"))
 """The paper's measure first."""
 
@@ -114,6 +116,8 @@ def similarity_rows(pair: PairOfRuns) -> list[dict[str, Any]]:
         noun = "depth" if found.matched.by == "depth" else "site"
         pairs = _both(found.n_pairs, "pair")
         queries = _both(found.n_queries, "query", "queries")
+        if found.n_shared_queries and not found.same_queries:
+            queries += f", {found.n_shared_queries:,} in both"
         rows.append(
             {
                 "name": set_name(found),
@@ -121,6 +125,29 @@ def similarity_rows(pair: PairOfRuns) -> list[dict[str, Any]]:
                 "n": f"{words.count(found.n_sites, noun)}; {pairs} of {queries}",
                 "incomplete": _incomplete(pair, found),
                 "cells": [_cell(found.of(measure)) for measure in _ORDER],
+            }
+        )
+    return rows
+
+
+def left_rows(left: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was not compared: one row for all sets of an experiment that one reason holds for."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in left:
+        groups[tuple(entry[name] for name in _SAME_IN_ROW)].append(entry)
+    rows = []
+    for key, entries in groups.items():
+        places: dict[str, list[str]] = defaultdict(list)
+        for entry in entries:
+            # of some experiments the only component has their name
+            component = "" if entry["component"] == entry["experiment"] else entry["component"]
+            places[component].append(entry["place"])
+        rows.append(
+            {
+                **dict(zip(_SAME_IN_ROW, key, strict=True)),
+                "sets": [{"component": component, "places": words.listing(of)} for component, of in places.items()],
+                "n_sets": len(entries),
+                "n_sites": f"{sum(entry['n_sites'] for entry in entries):,}",
             }
         )
     return rows

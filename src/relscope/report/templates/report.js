@@ -204,23 +204,42 @@
     return Plotly.react(node, [trace], layout, config);
   }
 
+  // Names of points stand above them, to the left or right of those near an edge; a name on top of a stronger one is left out.
+  function withinPlot(plot, xs, ys, layout) {
+    const { l, r, t, b } = layout.margin, width = layout.width - l - r, height = layout.height - t - b;
+    const taken = [];
+    const text = [], position = [];
+    plot.shown_names.forEach((name, i) => {
+      const long = 6.4 * name.length; // of the widest letters of this size
+      const x = ((plot.x[i] - xs[0]) / (xs[1] - xs[0])) * width, y = ((plot.y[i] - ys[0]) / (ys[1] - ys[0])) * height;
+      const side = x + long / 2 > width + r ? "left" : x < long / 2 ? "right" : "center";
+      const left = side === "left" ? x - long : side === "right" ? x : x - long / 2;
+      const free = taken.every(([from, to, at]) => left > to || left + long < from || Math.abs(y - at) > 15);
+      if (name && free) taken.push([left, left + long, y]);
+      text.push(name && free ? name : "");
+      position.push("top " + side);
+    });
+    return { text, position };
+  }
+
   // One run's sites against another's: equal effects on a rising line, whatever the scales.
   function drawSites(plot) {
     const node = document.getElementById(plot.id);
     const [one, other] = plot.letters;
-    const trace = {
-      type: "scatter", mode: "markers+text", x: plot.x, y: plot.y, cliponaxis: false,
-      text: plot.shown_names.map(escape), textposition: "top center", textfont: { size: 11.5, color: colour("ink") },
-      marker: { size: 6, opacity: 0.8, color: plot.layer, cmin: 0, cmax: Math.max(1, plot.n_layers - 1), colorscale: data.layer_colours.map((c, i) => [i / (data.layer_colours.length - 1), c]), line: { width: 0.5, color: colour("muted") } },
-      hovertext: plot.names.map((name, i) => "<b>" + escape(name) + "</b><br>" + one + ": " + fixed(plot.x[i], plot.decimals) + " logits<br>" + other + ": " + fixed(plot.y[i], plot.decimals) + " logits"),
-      hovertemplate: "%{hovertext}<extra></extra>",
-    };
-    const layout = baseLayout(widthOf(node), 320, { l: 58, r: 26, t: 12, b: 46 });
-    const axis = { fixedrange: true, zerolinecolor: colour("muted"), gridcolor: colour("line"), nticks: 6 };
     const range = (values) => {
       const low = Math.min(0, ...values), high = Math.max(0, ...values), room = (high - low || 1) * 0.08;
       return [low - room, high + 1.4 * room];
     };
+    const layout = baseLayout(widthOf(node), 320, { l: 58, r: 26, t: 12, b: 46 });
+    const names = withinPlot(plot, range(plot.x), range(plot.y), layout);
+    const trace = {
+      type: "scatter", mode: "markers+text", x: plot.x, y: plot.y, cliponaxis: false,
+      text: names.text.map(escape), textposition: names.position, textfont: { size: 11.5, color: colour("ink") },
+      marker: { size: 6, opacity: 0.8, color: plot.layer, cmin: 0, cmax: Math.max(1, plot.n_layers - 1), colorscale: data.layer_colours.map((c, i) => [i / (data.layer_colours.length - 1), c]), line: { width: 0.5, color: colour("muted") } },
+      hovertext: plot.names.map((name, i) => "<b>" + escape(name) + "</b><br>" + one + ": " + fixed(plot.x[i], plot.decimals) + " logits<br>" + other + ": " + fixed(plot.y[i], plot.decimals) + " logits"),
+      hovertemplate: "%{hovertext}<extra></extra>",
+    };
+    const axis = { fixedrange: true, zerolinecolor: colour("muted"), gridcolor: colour("line"), nticks: 6 };
     layout.hovermode = "closest";
     layout.xaxis = { ...axis, title: { text: plot.x_title, standoff: 8 }, range: range(plot.x) };
     layout.yaxis = { ...axis, title: { text: plot.y_title, standoff: 8 }, range: range(plot.y) };
