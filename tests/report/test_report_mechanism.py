@@ -151,7 +151,7 @@ def test_words_are_listed_by_effect_with_their_white_space_visible(contents: Con
     assert at_last.heads[0].name == "L3H1"  # planted as the strongest
     assert at_last.heads[0].top == (" yes", "\n")
     assert at_last.heads[0].bottom == ("bottom31", " \t")
-    assert "At the last token, 1 of the 12 strongest heads have an answer among their extreme tokens: L3H1" in (
+    assert "At the last token, 1 of the 12 strongest heads has an answer among their extreme tokens: L3H1" in (
         text_of(mechanism_page, "written")
     )
     assert '<code class="token">␣yes</code> <code class="token">↵</code>' in mechanism_page.html
@@ -166,7 +166,9 @@ def test_tokens_never_become_elements(mechanism_page: Page) -> None:
 
 def test_the_logit_lens_parts_where_the_runs_do(contents: Contents, mechanism_page: Page) -> None:
     (finding,) = (f for f in contents.findings if f.title.startswith("Logit lens"))
-    assert finding.title == "Logit lens: the runs part for good after layer 2"
+    assert finding.title == "Logit lens: the runs are shown to part from layer 2 on"
+    assert "over 12 queries that exclude 0 (there" in finding.text
+    assert "more queries may show it earlier" in finding.text
     (plot,) = (p for p in mechanism_page.data["lines"] if p["id"] == "lens-1")  # query comes first, then last
     clean = plot["lines"][0]
     assert clean["name"] == "clean"

@@ -232,8 +232,9 @@ def _print_evaluation(before: list[Measured], after: list[Measured]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from relscope.analysis import interval_method
     from relscope.cli.show import OUT
-    from relscope.tuning import evaluation_table
+    from relscope.tuning import evaluation_table, shown_intervals
 
     names = ("data", "prompt", "negatives", "pairs", "ROC AUC", "paired accuracy", "accuracy", "consistency")
     table = Table(*names, box=None, pad_edge=False)
@@ -241,7 +242,8 @@ def _print_evaluation(before: list[Measured], after: list[Measured]) -> None:
         table.add_row(*(escape(cell) for cell in row))
     OUT.print(table)
     first = "base → tuned; " if before else ""
+    how = interval_method(shown_intervals(after))
     OUT.print(
-        f"{first}intervals: 95 %, over queries (bootstrap). Paired accuracy: the relevant document's LD above the "
+        f"{first}intervals: 95 %, over queries ({how}). Paired accuracy: the relevant document's LD above the "
         "other's. Accuracy: yes if LD > 0. Consistency (pairwise): swapping the documents swaps the verdict."
     )
