@@ -19,6 +19,7 @@ from relscope.analysis.intervals import (
     Estimate,
     bootstrap_weights,
     check_confidence,
+    interval_method,
     percentile_interval,
     queries_of,
 )
@@ -62,6 +63,11 @@ class JudgeQuality:
     def too_few(self) -> bool:
         """True where the queries are too few to tell: one alone, or a few that all agree."""
         return bool(np.isnan(self.roc_auc.low)) or _undecided(self.roc_auc)
+
+    @property
+    def interval_method(self) -> str:
+        """How the intervals of all but `consistency`, which is shown apart, were found."""
+        return interval_method((self.accuracy, self.f1, self.roc_auc, self.paired_accuracy))
 
     def as_dict(self) -> dict[str, Any]:
         """All fields for JSON; NaN becomes null."""

@@ -83,16 +83,13 @@ def warn_of(judgement: Judgement) -> None:
 
 def print_quality(quality: Any, n_excluded: int) -> None:
     """The quality of the verdicts with intervals."""
-    from relscope.analysis import interval_method
-
-    how = interval_method(getattr(quality, name) for name, _ in _MEASURES)
     table = Table("measure", "value", "95 % interval", box=None, pad_edge=False)
     for name, label in _MEASURES:
         estimate = getattr(quality, name)
         interval = "" if math.isnan(estimate.low) else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
         table.add_row(label, f"{estimate.value:.3f}", escape(interval))
     OUT.print(table)
-    OUT.print(f"{quality.n} pairs, {n_excluded} excluded; intervals over queries ({how})")
+    OUT.print(f"{quality.n} pairs, {n_excluded} excluded; intervals over queries ({quality.interval_method})")
 
 
 def print_strongest(summary: RunSummary) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relscope.analysis import interval_method
 from relscope.report import assets, downloads, facts, verdicts, views, words
 from relscope.report.contents import CONFIDENCE, Contents
 from relscope.report.downstream import DOWNSTREAM, Evaluated, downstream_view
@@ -84,7 +83,7 @@ def _values(
         ),
         "findings": contents.findings,
         "tiles": views.quality_tiles(contents.quality) if contents.quality else [],
-        "quality_method": _quality_method(contents),
+        "quality_method": contents.quality.interval_method if contents.quality else "",
         "quality_sentence": contents.quality.sentence if contents.quality else "",
         "histogram_label": views.histogram_label(judged, runs) if len(judged) else "",
         "histogram_rows": views.histogram_rows(histogram) if histogram else [],
@@ -242,12 +241,6 @@ def _by_chance(contents: Contents) -> dict[str, str]:
     n = contents.n_queries
     expected = by_chance(1000, n, CONFIDENCE) if n > 1 else ""
     return {"of_thousand": expected, "n_queries": words.count(n, "query", "queries")}
-
-
-def _quality_method(contents: Contents) -> str:
-    """How the intervals of the verdicts' quality were found."""
-    quality = contents.quality
-    return interval_method(getattr(quality, name) for name, *_ in views.QUALITY_WORDS) if quality else ""
 
 
 def _so_far(contents: Contents) -> dict[str, str]:

@@ -58,7 +58,7 @@ def few_queries_caveat(effects: pd.DataFrame) -> str:
     queries = words.count(n_queries, "query", "queries")
     if n_queries < 2:
         return f"With {queries} no test is possible, so that no site can have q ≤ {MOST_Q:g}: {REMEDY}."
-    least = f"With {queries} p is at least {words.number(max(limit.smallest_p_value for limit in held), 4)}"
+    least = f"With {queries} p is at least {max(limit.smallest_p_value for limit in held):.2g}"
     if not any(limit.reachable for limit in held):
         return f"{least}, so that no site can have q ≤ {MOST_Q:g}: {REMEDY}."
     several = of_sites["direction"].nunique() > 1

@@ -6,14 +6,14 @@ import dataclasses
 import datetime
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from relscope.analysis import Estimate
+from relscope.analysis import interval_method
 from relscope.results.files import write_whole
 from relscope.study import Measured, hardware_names, package_versions
 from relscope.tuning.config import TuneConfig
@@ -130,9 +130,9 @@ def evaluation_table(
     return rows
 
 
-def shown_intervals(measured: Sequence[Measured]) -> Iterator[Estimate]:
-    """Every measure with an interval that `evaluation_table` shows of these."""
-    yield from (getattr(of.quality, name) for of in measured for name in _measures(of))
+def method_of_intervals(measured: Sequence[Measured]) -> str:
+    """How the intervals that `evaluation_table` shows of these were found."""
+    return interval_method(getattr(of.quality, name) for of in measured for name in _measures(of))
 
 
 def _measures(measured: Measured) -> tuple[str, ...]:
