@@ -192,3 +192,13 @@ def test_one_query_gives_values_without_an_interval_and_proves_nothing() -> None
 def test_rows_that_cannot_be_judged_are_refused(rows: pd.DataFrame, message: str) -> None:
     with pytest.raises(InputError, match=message):
         judge_quality(rows, {"p0": "a", "p1": "b"})
+
+
+def test_only_a_measure_on_which_all_queries_agree_has_the_exact_bound() -> None:
+    rows = judged([3.0, 4.0, 5.0, 6.0], [-1.0, 0.5, -2.0, -1.5])
+    quality = judge_quality(rows, own_queries(rows))
+    assert (quality.accuracy.exact, quality.paired_accuracy.exact) == (False, True)
+    assert quality.paired_accuracy.low == pytest.approx(0.025 ** (1 / 4))
+    assert quality.interval_method == "bootstrap; where all queries agree, the exact bound"
+    mixed = judged([3.0, -4.0, 5.0, 6.0], [-1.0, 0.5, -2.0, 7.0])
+    assert judge_quality(mixed, own_queries(mixed)).interval_method == "bootstrap"

@@ -153,6 +153,16 @@ def test_a_set_that_does_not_lower_the_measure_is_not_compared_with_those_that_d
     assert "overlap" not in judging.text
 
 
+def test_exact_bounds_are_told_in_every_format_of_the_table(
+    folder: Path, built: AblationSummary, contents: AblationContents, page: Page
+) -> None:
+    words = "intervals over queries (bootstrap; where all queries agree, the exact bound)"
+    shown = [contents.of(column, name) for column in contents.columns for name in contents.conditions]
+    assert any(outcome.value.exact for outcome in shown if outcome is not None)
+    for text in (built.note, page.html, *((folder / f"table.{end}").read_text("utf-8") for end in ("md", "tex"))):
+        assert words in text
+
+
 def test_no_interval_of_a_table_is_a_point(page: Page) -> None:
     ends = re.findall(r"\[(−?[\d.]+), (−?[\d.]+)\]", page.text)
     assert len(ends) > 40

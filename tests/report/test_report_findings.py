@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from relscope.analysis import Estimate, JudgeQuality
-from relscope.report.findings import flow_findings, head_findings, verdict_finding
+from relscope.report.findings import flow_findings, flow_words, head_findings, verdict_finding
 from relscope.report.maps import EffectMap
 
 
@@ -55,6 +55,19 @@ def test_the_residual_stream_hands_over_where_half_of_the_gap_changes_place() ->
     assert finding.title.endswith("from the document to the last token between layers 1 and 4")
     assert "at every layer up to 1 (IE 0.70" in finding.text
     assert "at every layer from 4 on (IE 0.80" in finding.text
+
+
+def test_the_section_leads_with_what_is_not_so_by_construction() -> None:
+    maps = [
+        effect_map("mlp_out", ("document", "last"), [[1.0, 0.2, 0.1], [0.0, 0.1, 0.3]]),  # layer 0: the words
+        effect_map("resid_post", ("document", "last"), [[1.0, 0.7, 0.0], [0.0, 0.1, 1.0]]),
+    ]
+    assert flow_words(maps, "ie") == (
+        "Beyond layer 0 mlp_out is largest at layer 2, at the last token (IE 0.30 [0.29, 0.31]). The residual stream "
+        "after the layer: patching it at the document alone gives at least half of the gap at every layer up to 1 "
+        "(IE 0.70 [0.69, 0.71]). Patching it at the last token alone does so at every layer from 2 on "
+        "(IE 1.00 [0.99, 1.01])."
+    )
 
 
 def test_a_residual_stream_without_a_half_anywhere_says_so() -> None:

@@ -16,6 +16,7 @@ from pages import Page, changed_run, page_only, section
 from relscope.analysis import Remainder, site_effects
 from relscope.report import build_report, words
 from relscope.report.contents import Contents, read_contents
+from relscope.report.mechanism import mechanism_values
 from relscope.report.support import important_words, supports
 from relscope.report.written import remainder_words, shown_token
 from relscope.results import CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY, open_run, read_readout, write_readout
@@ -151,7 +152,7 @@ def test_words_are_listed_by_effect_with_their_white_space_visible(contents: Con
     assert at_last.heads[0].name == "L3H1"  # planted as the strongest
     assert at_last.heads[0].top == (" yes", "\n")
     assert at_last.heads[0].bottom == ("bottom31", " \t")
-    assert "At the last token, 1 of the 12 strongest heads have an answer among their extreme tokens: L3H1" in (
+    assert "At the last token, 1 of the 12 strongest heads has an answer among their extreme tokens: L3H1" in (
         text_of(mechanism_page, "written")
     )
     assert '<code class="token">␣yes</code> <code class="token">↵</code>' in mechanism_page.html
@@ -166,7 +167,9 @@ def test_tokens_never_become_elements(mechanism_page: Page) -> None:
 
 def test_the_logit_lens_parts_where_the_runs_do(contents: Contents, mechanism_page: Page) -> None:
     (finding,) = (f for f in contents.findings if f.title.startswith("Logit lens"))
-    assert finding.title == "Logit lens: the runs part for good after layer 2"
+    assert finding.title == "Logit lens: the runs are shown to part from layer 2 on"
+    assert "over 12 queries that exclude 0 (there" in finding.text
+    assert "more queries may show it earlier" in finding.text
     (plot,) = (p for p in mechanism_page.data["lines"] if p["id"] == "lens-1")  # query comes first, then last
     clean = plot["lines"][0]
     assert clean["name"] == "clean"
@@ -217,6 +220,21 @@ def test_the_matrix_and_the_curve_hold_the_planted_interactions(contents: Conten
     ) in text_of(mechanism_page, "joint")
     curve = {line["name"]: line["mean"] for line in mechanism_page.data["lines"][-1]["lines"]}
     np.testing.assert_allclose(curve["joint effect"], growing, atol=1e-5)
+
+
+def test_edges_and_interactions_are_tables_too_within_the_cells_of_a_page(
+    contents: Contents, mechanism_page: Page
+) -> None:
+    edges, (joint,) = contents.mechanism.edges, contents.mechanism.joint
+    assert edges is not None
+    assert text_of(mechanism_page, "edges").count("as a table") == len(edges.maps)
+    assert "Interactions as a table" in text_of(mechanism_page, "joint")
+    assert f"{JOINT_HEADS[1]} −0.50 [−0.50, −0.50]" in text_of(mechanism_page, "joint")
+    n_cells = sum(len(m.rows) * len(m.layers) for m in edges.maps)
+    left = n_cells + len(joint.heads) ** 2 - 1
+    shown, _ = mechanism_values(contents.mechanism, "ie", left)
+    assert all(one["table_rows"] for one in shown["edges"]["maps"])
+    assert shown["joint"][0]["table"]["table_rows"] == []
 
 
 def test_heads_that_work_against_each_other_are_neither_less_nor_more_than_their_sum(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from relscope.analysis import site_effects
 from relscope.report import report_run
-from relscope.report.strongest import strongest_sites
+from relscope.report.strongest import few_queries_caveat, strongest_sites
 from relscope.results import open_run
 from synthetic import write_synthetic_run
 
@@ -58,10 +58,26 @@ def test_all_tokens_are_not_compared_with_their_parts_and_components_are_listed_
     ]
 
 
+def test_queries_too_few_for_any_small_q_are_told_once() -> None:
+    of_heads = [("heads", "z", layer, 0, "last", 1.0, 0.9) for layer in range(40)]
+    of_flow = [("flow", "mlp_out", layer, None, "last", 1.0, 0.9) for layer in range(20)]
+    sites = effects([*of_heads, *of_flow])
+    # eight queries: p is at least 2 / 2^8, so that k of n sites have q = 0.0078 n / k
+    told = few_queries_caveat(sites.assign(p_value=0.9, n_queries=8))
+    assert told == (
+        "With 8 queries p is at least 0.0078, so that at least so many sites have q ≤ 0.05 together, or none has: "
+        "7 of 40 (heads) and 4 of 20 (flow); measure more, by a larger --pairs or more data."
+    )
+    few = few_queries_caveat(sites.assign(p_value=0.9, n_queries=4))
+    assert few.startswith("With 4 queries p is at least 0.12, so that no site can have q ≤ 0.05: measure more")
+    assert few_queries_caveat(sites.assign(p_value=0.9, n_queries=8, q_value=0.01)) == ""
+
+
 def test_a_report_gives_the_same_sites_as_the_effects_of_the_run(tmp_path: Path) -> None:
     folder = write_synthetic_run(tmp_path / "run")
     run = open_run(folder)
     summary = report_run(folder)
     assert summary.report == folder / "report.html"
     assert summary.strongest == strongest_sites(site_effects(run.rows(), run.manifest.query_of))
+    assert summary.joint == ()
     assert {of.name for of in summary.strongest} >= {"flow, attn_out", "heads"}

@@ -60,8 +60,10 @@ def test_an_empty_study_is_both_experiments_on_the_demo_with_the_embedded_model(
         ("experiments: {edges: {edges: last <- query}}", Experiments(edges=Edges(edges=("last<-query",)))),
         ("experiments: [interaction, vocabulary]", Experiments(interaction=Interaction(), vocabulary=Vocabulary())),
         (
-            "experiments:\n  - joint: {heads: [L012H3@last]}\n  - vocabulary: {regions: last}",
-            Experiments(joint=JointHeads(heads=("L12H3@last",)), vocabulary=Vocabulary(regions=("last",))),
+            "experiments:\n  - joint: {heads: [L012H3@last, L8H11@query]}\n  - vocabulary: {regions: last}",
+            Experiments(
+                joint=JointHeads(heads=("L12H3@last", "L8H11@query")), vocabulary=Vocabulary(regions=("last",))
+            ),
         ),
         ("experiments: [heads, {joint: {top: 2}}]", Experiments(heads=Heads(), joint=JointHeads(top=2))),
     ],
@@ -216,8 +218,13 @@ def test_an_edge_that_some_token_can_look_along_is_taken(prompt: str, edge: str)
             r"joint\.heads: head 'L3H1@lst': region 'lst' does not exist: did you mean 'last'",
         ),
         (
-            "joint: {heads: [L3H1@document_b]}",
+            "joint: {heads: [L3H1@document_b, L3H1@last]}",
             r"joint\.heads: region 'document_b' does not exist in a pointwise prompt",
+        ),
+        ("joint: {heads: [L3H1@last]}", r"joint: joint needs at least two heads, and heads names L3H1@last alone"),
+        (
+            "heads: {regions: [last]}, joint: {top: 1}",
+            r"joint needs at least two heads, and takes one: the strongest at the only region of heads",
         ),
         ("joint: {top: 0}", r"joint\.top: should be greater than or equal to 1"),
         ("joint: {}", r"joint chooses its heads by their effects in the experiment heads, which is not chosen"),

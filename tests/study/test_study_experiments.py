@@ -276,8 +276,11 @@ def test_sets_grow_by_doubling_and_each_is_there_once() -> None:
 @pytest.mark.parametrize(
     ("experiments", "message"),
     [
-        ({"joint": {"heads": ["L4H0@last"]}}, r"L4H0@last does not exist: the model has layers 0 to 3 with heads 0 to"),
-        ({"joint": {"heads": ["L0H4@last"]}}, r"experiments\.joint\.heads: L0H4@last does not exist"),
+        (
+            {"joint": {"heads": ["L4H0@last", "L0H0@last"]}},
+            r"L4H0@last does not exist: the model has layers 0 to 3 with heads 0 to",
+        ),
+        ({"joint": {"heads": ["L0H4@last", "L0H0@last"]}}, r"experiments\.joint\.heads: L0H4@last does not exist"),
     ],
 )
 def test_heads_that_the_model_lacks_are_refused_before_anything_is_measured(

@@ -68,7 +68,13 @@ from relscope.analysis.head_sets import (
 from relscope.analysis.head_source import HeadSource
 from relscope.analysis.heads import top_heads
 from relscope.analysis.interaction import ScoreCorrelation, interaction_score_means, score_correlations
-from relscope.analysis.intervals import Estimate, bootstrap_weights, excluded_by_chance, percentile_interval
+from relscope.analysis.intervals import (
+    Estimate,
+    bootstrap_weights,
+    excluded_by_chance,
+    interval_method,
+    percentile_interval,
+)
 from relscope.analysis.joint import JOINT_COLUMNS, joint_interactions
 from relscope.analysis.matching import Matched, RunEffects, Unmatched, match_runs
 from relscope.analysis.mechanisms import MeasuredSimilarity, MechanismSimilarity, mechanism_similarity
@@ -159,6 +165,7 @@ __all__ = [
     "holm",
     "important_sites",
     "interaction_score_means",
+    "interval_method",
     "joint_interactions",
     "judge_quality",
     "judging_outcomes",

@@ -218,8 +218,9 @@ def _outcomes(measured: _Measured, conditions: Sequence[ConditionRecord], resamp
         sample = samples[name]
         means, pooled = sample.points.mean(axis=0), _pooled(sample, resampling.seed)
         low, high = percentile_interval(pooled, resampling.confidence)
+        exact = np.zeros(len(means), dtype=bool)
         if measured.n_queries > 1:
-            low, high = widened_where_all_agree(means, low, high, measured.n_queries, resampling.confidence)
+            low, high, exact = widened_where_all_agree(means, low, high, measured.n_queries, resampling.confidence)
         changes = pooled - full.resampled[0]
         changes_low, changes_high = percentile_interval(changes, resampling.confidence)
         beside = samples.get(matched_to.get(name, ""))
@@ -232,7 +233,7 @@ def _outcomes(measured: _Measured, conditions: Sequence[ConditionRecord], resamp
                 kind=kinds[name].kind,
                 n_draws=len(sample.points),
                 n_queries=measured.n_queries,
-                value=Estimate(float(means[i]), float(low[i]), float(high[i])),
+                value=Estimate(float(means[i]), float(low[i]), float(high[i]), exact=bool(exact[i])),
                 full=float(full_means[i]),
                 difference=Estimate(float(means[i] - full_means[i]), float(changes_low[i]), float(changes_high[i])),
                 draws=tuple(float(value) for value in sample.points[:, i]),

@@ -111,8 +111,8 @@ class SetMetrics:
         if metric == "ld_gap" or np.isnan(found.low):
             return found
         value, low, high = (np.array([end]) for end in (found.value, found.low, found.high))
-        low, high = widened_where_all_agree(value, low, high, self._n_queries[metric], self.confidence)
-        return Estimate(found.value, float(low[0]), float(high[0]))
+        low, high, exact = widened_where_all_agree(value, low, high, self._n_queries[metric], self.confidence)
+        return Estimate(found.value, float(low[0]), float(high[0]), exact=bool(exact[0]))
 
     def faithfulness(self, name: str, metric: str) -> Estimate:
         """f of a set, which is called so by the sites that are not ablated."""

@@ -9,8 +9,8 @@ product.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -28,12 +28,14 @@ _ROUNDING: Final = 1e-12
 class Estimate:
     """A value with its percentile interval.
 
-    `low` and `high` are NaN where no interval can be given, as from one query alone.
+    `low` and `high` are NaN where no interval can be given, as from one query alone. `exact` is True where they are the
+    binomial's exact bound instead, because every resample gave the same number.
     """
 
     value: float
     low: float
     high: float
+    exact: bool = field(default=False, kw_only=True)
 
     @property
     def no_width(self) -> bool:
@@ -51,6 +53,12 @@ class Estimate:
         if np.isnan(self.low):
             return f"{self.value:.2f}"
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def interval_method(estimates: Iterable[Estimate]) -> str:
+    """How the intervals of a table were found, for the brackets behind "intervals over queries"."""
+    exact = any(estimate.exact for estimate in estimates)
+    return "bootstrap; where all queries agree, the exact bound" if exact else "bootstrap"
 
 
 def bootstrap_weights(query_ids: Sequence[str], n_resamples: int, seed: int) -> Float64[np.ndarray, "resample pair"]:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from relscope.analysis.intervals import (
     Estimate,
     bootstrap_weights,
     check_confidence,
+    interval_method,
     percentile_interval,
     queries_of,
 )
@@ -62,6 +63,11 @@ class JudgeQuality:
     def too_few(self) -> bool:
         """True where the queries are too few to tell: one alone, or a few that all agree."""
         return bool(np.isnan(self.roc_auc.low)) or _undecided(self.roc_auc)
+
+    @property
+    def interval_method(self) -> str:
+        """How the intervals of all but `consistency`, which is shown apart, were found."""
+        return interval_method((self.accuracy, self.f1, self.roc_auc, self.paired_accuracy))
 
     def as_dict(self) -> dict[str, Any]:
         """All fields for JSON; NaN becomes null."""
@@ -113,12 +119,14 @@ def judge_quality(
 
     values = quality_measures(clean, corrupted, np.ones((1, len(clean))))[:, 0]
     low = high = np.full(len(values), np.nan)
+    exact = np.zeros(len(values), dtype=bool)
     if n_queries > 1:
         weights = bootstrap_weights(query_ids, n_resamples, seed)
         low, high = percentile_interval(quality_measures(clean, corrupted, weights), confidence)
-        low, high = widened_where_all_agree(values, low, high, n_queries, confidence)
+        low, high, exact = widened_where_all_agree(values, low, high, n_queries, confidence)
     accuracy, f1, roc_auc, paired, consistency = (
-        Estimate(float(v), float(lo), float(hi)) for v, lo, hi in zip(values, low, high, strict=True)
+        Estimate(float(v), float(lo), float(hi), exact=bool(is_exact))
+        for v, lo, hi, is_exact in zip(values, low, high, exact, strict=True)
     )
     at_chance = not roc_auc.low > 0.5  # NaN included: one query shows nothing
     return JudgeQuality(
@@ -136,7 +144,7 @@ def judge_quality(
 
 def widened_where_all_agree(
     values: _Measures, low: _Measures, high: _Measures, n_queries: int, confidence: float
-) -> tuple[_Measures, _Measures]:
+) -> tuple[_Measures, _Measures, Bool[np.ndarray, " measure"]]:
     """Where every query agrees, resampling cannot see that the next one may not; the binomial's exact bound can.
 
     Of n queries none was otherwise: with a true share of such queries below b = tail ** (1 / n), that has a probability
@@ -146,10 +154,13 @@ def widened_where_all_agree(
     Args:
         values: measures between 0 and 1.
         low, high: their percentile intervals; those that have a width are left as they are.
+
+    Returns:
+        Lower and upper ends, and which measures have the exact bound.
     """
     bound = ((1.0 - confidence) / 2.0) ** (1.0 / n_queries)
     agree = np.array([Estimate(*ends).no_width for ends in zip(values, low, high, strict=True)], dtype=bool)
-    return np.where(agree, bound * values, low), np.where(agree, 1.0 - bound * (1.0 - values), high)
+    return np.where(agree, bound * values, low), np.where(agree, 1.0 - bound * (1.0 - values), high), agree
 
 
 def quality_measures(clean: _Pairs, corrupted: _Pairs, weights: _Weights) -> Float64[np.ndarray, "5 resample"]:

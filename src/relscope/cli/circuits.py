@@ -204,7 +204,7 @@ def _print(summary: CircuitSummary) -> None:
         for area in of.areas:
             table.add_row(area.metric, escape(_shown(area.cpr)), escape(_shown(area.cmd)))
         OUT.print(table)
-    OUT.print("95 % intervals over queries (bootstrap)\n")
+    OUT.print(f"95 % intervals over queries ({of.method})\n")
     for finding in summary.findings:
         OUT.print(escape(finding))
     for caveat in summary.caveats:

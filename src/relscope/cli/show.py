@@ -89,13 +89,18 @@ def print_quality(quality: Any, n_excluded: int) -> None:
         interval = "" if math.isnan(estimate.low) else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
         table.add_row(label, f"{estimate.value:.3f}", escape(interval))
     OUT.print(table)
-    OUT.print(f"{quality.n} pairs, {n_excluded} excluded; intervals over queries (bootstrap)")
+    OUT.print(f"{quality.n} pairs, {n_excluded} excluded; intervals over queries ({quality.interval_method})")
 
 
 def print_strongest(summary: RunSummary) -> None:
-    """The strongest few sites of each experiment; of one without, that there are none."""
-    if not summary.strongest:
-        return
+    """The strongest few sites of each experiment (of one without, that there are none), and heads taken together."""
+    if summary.strongest:
+        _print_sites(summary)
+    for text in summary.joint:
+        OUT.print(f"{escape(text)}\n")
+
+
+def _print_sites(summary: RunSummary) -> None:
     table = Table("strongest sites, by |effect| where q ≤ 0.05", box=None, pad_edge=False)
     for name in ("effect (logits)", "q"):
         table.add_column(name, no_wrap=True)
@@ -105,6 +110,8 @@ def print_strongest(summary: RunSummary) -> None:
             table.add_row(*(escape(cell) for cell in (f"  {site[0]}", *site[1:])))
     OUT.print()
     OUT.print(table, soft_wrap=False)
+    if summary.caveat:
+        OUT.print(escape(summary.caveat))
     OUT.print()
 
 

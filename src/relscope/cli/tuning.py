@@ -233,7 +233,7 @@ def _print_evaluation(before: list[Measured], after: list[Measured]) -> None:
     from rich.table import Table
 
     from relscope.cli.show import OUT
-    from relscope.tuning import evaluation_table
+    from relscope.tuning import evaluation_table, method_of_intervals
 
     names = ("data", "prompt", "negatives", "pairs", "ROC AUC", "paired accuracy", "accuracy", "consistency")
     table = Table(*names, box=None, pad_edge=False)
@@ -241,7 +241,8 @@ def _print_evaluation(before: list[Measured], after: list[Measured]) -> None:
         table.add_row(*(escape(cell) for cell in row))
     OUT.print(table)
     first = "base → tuned; " if before else ""
+    how = method_of_intervals(after)
     OUT.print(
-        f"{first}intervals: 95 %, over queries (bootstrap). Paired accuracy: the relevant document's LD above the "
+        f"{first}intervals: 95 %, over queries ({how}). Paired accuracy: the relevant document's LD above the "
         "other's. Accuracy: yes if LD > 0. Consistency (pairwise): swapping the documents swaps the verdict."
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relscope.report import ablation_table as tables
 from relscope.report.ablation_contents import findings, outcome_table, read_ablation
-from relscope.report.ablation_page import notices, render
+from relscope.report.ablation_page import TOLD, notices, render
 from relscope.report.assets import REPORT_NAME
 from relscope.results.files import write_whole
 
@@ -61,5 +61,5 @@ def build_ablation_report(directory: str | Path, n_resamples: int = 2000) -> Abl
         tables.note(contents),
         tuple(f"{finding.title}. {finding.text}" for finding in findings(contents)),
         # what was told while it was measured need not be told again
-        tuple(f"{one.title}: {one.text}" for one in notices(contents) if one.text not in contents.header.notes),
+        tuple(f"{one.title}: {one.text}" for one in notices(contents) if one.title != TOLD),
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from relscope.analysis import FIRST_STAGE, Outcome
+from relscope.analysis import FIRST_STAGE, Outcome, interval_method
 from relscope.report import ablation_table as tables
 from relscope.report import assets, downloads, facts, views, words
 from relscope.report.ablation_contents import (
@@ -23,6 +23,7 @@ from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
 from relscope.results import FULL_MODEL, SideRecord
 from relscope.version import __version__
 
+TOLD: Final = "Told while it was measured"
 SECTIONS: Final = (
     ("table", "The table"),
     ("chart", "Beside random sets"),
@@ -64,7 +65,7 @@ def notices(contents: AblationContents) -> list[Notice]:
         )
         found.append(Notice("warn", f"{one.prompt}: the full model ranks worse than the first stage", text))
     for text in contents.header.notes:
-        found.append(Notice("warn", "Told while it was measured", text))
+        found.append(Notice("warn", TOLD, f"{text[0].upper()}{text[1:]}"))
     return found + few_queries("The table rests", contents.n_queries)
 
 
@@ -96,6 +97,7 @@ def _values(contents: AblationContents) -> dict[str, Any]:
         "table": table(contents),
         "charts": [_chart(contents, column) for column in contents.columns],
         "measures": _measures(contents),
+        "method_of_measures": interval_method(one.value for one in contents.outcomes if one.task == "judging"),
         "facts": _facts(contents),
         "sets": members_by_region(contents, fixed),
         "drawn": members_by_region(contents, drawn),

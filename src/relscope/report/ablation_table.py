@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from relscope.analysis import FIRST_STAGE, Outcome
+from relscope.analysis import FIRST_STAGE, Outcome, interval_method
 from relscope.report import words
 from relscope.report.ablation_contents import AblationContents
 from relscope.results import FULL_MODEL
@@ -45,11 +45,13 @@ def note(contents: AblationContents) -> str:
     """What the numbers are, in a sentence or two."""
     settings = contents.header.settings
     how = " of all heads but these" if settings["keep_only"] else ""
+    shown = [contents.of(column, name) for column in contents.columns for name in contents.conditions]
+    method = interval_method(outcome.value for outcome in shown if outcome is not None)
     drawn = [condition.draw for condition in contents.header.conditions]
     text = (
         f"{settings['kind'].capitalize()} ablation{how}; {contents.header.evaluation.data}, "
         f"{words.count(len(contents.header.evaluation.queries), 'query', 'queries')} by which no head was chosen. "
-        "Brackets: 95 % intervals over queries (bootstrap), for random sets over draws too. Parentheses: change "
+        f"Brackets: 95 % intervals over queries ({method}), for random sets over draws too. Parentheses: change "
         f"relative to the full model. Random sets: mean of {max(drawn)} draws"
     )
     if contents.header.reranking is not None:

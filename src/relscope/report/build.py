@@ -11,7 +11,7 @@ from relscope.report.contents import read_contents
 from relscope.report.downstream import read_downstream
 from relscope.report.figures import draw_figures
 from relscope.report.page import render
-from relscope.report.strongest import Strongest, strongest_sites
+from relscope.report.strongest import Strongest, few_queries_caveat, strongest_sites
 from relscope.results import open_run
 from relscope.results.files import write_whole
 
@@ -20,10 +20,19 @@ FIGURES_FOLDER = "figures"
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run in short: the path of `report.html`, and the strongest sites of each experiment."""
+    """A run in short.
+
+    Attributes:
+        report: the path of `report.html`.
+        strongest: the strongest sites of each experiment of single sites.
+        caveat: why none of them may have a small q: so few queries; empty where that is not so.
+        joint: what heads that were patched together do, a text for each direction.
+    """
 
     report: Path
     strongest: tuple[Strongest, ...]
+    caveat: str
+    joint: tuple[str, ...]
 
 
 def build_report(run_dir: Path, downstream: Sequence[str | Path] = ()) -> Path:
@@ -57,4 +66,10 @@ def report_run(run_dir: Path, downstream: Sequence[str | Path] = ()) -> RunSumma
     path = run.directory / REPORT_NAME
     # Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a question mark.
     write_whole(path, page.encode("utf-8", errors="replace"))
-    return RunSummary(path, strongest_sites(contents.effects))
+    joint = contents.mechanism.joint
+    return RunSummary(
+        report=path,
+        strongest=strongest_sites(contents.effects),
+        caveat=few_queries_caveat(contents.effects),
+        joint=tuple(f"joint ({of.direction}): {of.found.text}" for of in joint),
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from relscope.analysis import Areas, Circuit, Estimate, SetMetrics, curve_table, set_name
+from relscope.analysis import Areas, Circuit, Estimate, SetMetrics, curve_table, interval_method, set_name
 from relscope.errors import InputError
 from relscope.report import words
 from relscope.results import open_circuit
@@ -90,6 +90,13 @@ class CircuitContents:
     def share(self) -> float:
         """Sites of the circuit, of all."""
         return len(self.circuit) / len(self.circuit.all_sites)
+
+    @property
+    def method(self) -> str:
+        """How the intervals of the metrics were found."""
+        return interval_method(
+            value for one in self.measured for value in (one.full, one.empty, one.kept, one.knocked_out)
+        )
 
 
 def read_circuit(directory: Path) -> CircuitContents:

@@ -177,6 +177,7 @@ def _values(contents: CircuitContents) -> dict[str, Any]:
         "n_members": len(circuit),
         "parts": [_cell(one) for one in contents.incompleteness],
         "footnotes": _footnotes(contents),
+        "method": contents.method,
         "embedded": file,
         "embedded_words": f"{words.count(file.n_rows, 'row')}, {words.size(file.n_bytes)}" if file else "",
         "n_queries": words.count(_n_queries(manifest), "query", "queries"),

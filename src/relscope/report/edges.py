@@ -63,8 +63,8 @@ def read_edges(
     )
 
 
-def edges_view(edges: Edges, quantity: Quantity) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What the template shows, and the maps for the script."""
+def edges_view(edges: Edges, quantity: Quantity, *, table: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the template shows (if `table`, with the maps' values in tables), and the maps for the script."""
     span = views.bar_span(edges.lists)
     shown, plots = [], []
     for number, (effect_map, top) in enumerate(zip(edges.maps, edges.lists, strict=True)):
@@ -75,7 +75,8 @@ def edges_view(edges: Edges, quantity: Quantity) -> tuple[dict[str, Any], list[d
         label = f"Heat map, head by layer, of {effect_map.name}; {views.QUANTITY_WORDS[quantity]}. "
         label += f"Largest: {rows[0]['name']}, effect {rows[0]['effect']} {rows[0]['interval']}."
         title = {"id": identifier, "name": effect_map.name, "direction": effect_map.direction, "label": label}
-        shown.append({**title, "top": rows})
+        values = views.value_table(effect_map, EDGES, quantity) if table else {"table_rows": []}
+        shown.append({**title, **values, "top": rows})
     several = len({m.direction for m in edges.maps}) > 1
     similar = [_similarity_row(one, several=several) for one in edges.similarities]
     view = {"maps": shown, "many_directions": several, "similar": similar, "found": edges.found}

@@ -159,6 +159,28 @@ def flow_findings(maps: Sequence[EffectMap], quantity: Quantity) -> list[Finding
     return findings
 
 
+def flow_words(maps: Sequence[EffectMap], quantity: Quantity) -> str:
+    """Of one direction what is not nearly true by construction: modules beyond layer 0, and the stream's handover.
+
+    What layer 0 makes is little more than the words, and the residual stream ends at the whole gap at the last token;
+    neither says what the model does. Empty where nothing else was measured.
+    """
+    found, handover = [], []
+    for effect_map in maps:
+        if effect_map.name == "resid_post":
+            handover += [_handover(effect_map).text] if quantity == "ie" else []
+            continue
+        cells = [c for c in ranked_cells(effect_map, quantity, words.disjoint(effect_map.rows)) if c.layer > 0]
+        if cells:
+            best = cells[0]
+            found.append(
+                f"{effect_map.name} is largest at layer {best.layer}, {place(best.row)} ({best.shown(quantity)})"
+            )
+    modules = [f"Beyond layer 0 {words.listing(found)}."] if found else []
+    streams = [f"The residual stream after the layer: {text[0].lower()}{text[1:]}" for text in handover]
+    return " ".join([*modules, *streams])
+
+
 def head_findings(maps: Sequence[EffectMap], quantity: Quantity, confidence: float) -> list[Finding]:
     """Over the regions of one direction: the strongest head of each, and how concentrated the effects are."""
     by_region = {effect_map.name: ranked_cells(effect_map, quantity) for effect_map in maps}

@@ -68,9 +68,9 @@ def read_joint(
 
 
 def joint_view(
-    joint: Sequence[JointSets],
+    joint: Sequence[JointSets], *, table: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """What the template shows of each direction, the matrices, and the curves for the script."""
+    """What the template shows of each direction (if `table`, the matrix in one too), and what the script draws."""
     shown, maps, lines = [], [], []
     for number, sets in enumerate(joint):
         limit = limit_of([sets.matrix.cells["effect"]])
@@ -91,10 +91,24 @@ def joint_view(
                 "limit": f"{limit:g}",
                 "has_pairs": len(sets.heads) > 1,
                 "found": sets.found,
+                "table": _table(sets) if table else {"table_rows": []},
                 "rows": [_row(step) for step in sets.growing.to_dict("records")],
             }
         )
     return shown, maps, lines
+
+
+def _table(sets: JointSets) -> dict[str, Any]:
+    """The matrix of the interactions as a table; it is symmetric, and a head has none with itself."""
+    rows = views.table_rows(sets.matrix, "effect", with_intervals=True)
+    return {
+        "title": "Interaction of two heads",
+        "corner": "head",
+        "dense": False,
+        "missing_words": "A dash was not measured.",
+        "table_columns": sets.heads,
+        "table_rows": [{**row, "name": head} for row, head in zip(rows, sets.heads, strict=True)],
+    }
 
 
 def _prefixes(heads: Sequence[str]) -> list[frozenset[str]]:

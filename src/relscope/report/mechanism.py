@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from relscope.report import edges, facts, joint, paths, scores, written
+from relscope.report import edges, facts, joint, paths, scores, views, written
 from relscope.report.findings import Finding
 from relscope.report.maps import Quantity
 from relscope.results import CONTRIBUTIONS, INTERACTION, LENS, VOCABULARY, Run, read_readout
@@ -91,9 +91,15 @@ def read_mechanism(
 
 
 def mechanism_values(
-    mechanism: Mechanism, quantity: Quantity
+    mechanism: Mechanism, quantity: Quantity, most_cells: int
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """What the template shows of each section (None: it is not on the page), and what the script draws."""
+    """What the template shows of each section (None: it is not on the page), and what the script draws.
+
+    Args:
+        mechanism: of the run.
+        quantity: that the colours show.
+        most_cells: so many cells of tables are left of those that a page may have.
+    """
     shown: dict[str, Any] = dict.fromkeys(SECTIONS)
     maps: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
@@ -103,12 +109,16 @@ def mechanism_values(
         maps += of_parts
         lines += of_lens
     if mechanism.edges:
-        shown["edges"], of_edges = edges.edges_view(mechanism.edges, quantity)
+        n_cells = views.n_table_cells(mechanism.edges.maps)
+        shown["edges"], of_edges = edges.edges_view(mechanism.edges, quantity, table=n_cells <= most_cells)
+        most_cells -= n_cells
         maps += of_edges
     if mechanism.scores:
         shown["scores"], points = scores.scores_view(mechanism.scores)
     if mechanism.joint:
-        shown["joint"], matrices, curves = joint.joint_view(mechanism.joint)
+        shown["joint"], matrices, curves = joint.joint_view(
+            mechanism.joint, table=views.n_table_cells([of.matrix for of in mechanism.joint]) <= most_cells
+        )
         maps += matrices
         lines += curves
     if mechanism.paths:

@@ -15,7 +15,7 @@ from typing import Any
 from relscope.report import assets, downloads, facts, verdicts, views, words
 from relscope.report.contents import CONFIDENCE, Contents
 from relscope.report.downstream import DOWNSTREAM, Evaluated, downstream_view
-from relscope.report.findings import by_chance
+from relscope.report.findings import by_chance, flow_words
 from relscope.report.map_kinds import FLOW, HEADS
 from relscope.report.maps import COLOURS, MODULES, EffectMap
 from relscope.report.mechanism import SECTIONS as MECHANISM
@@ -63,7 +63,7 @@ def _values(
     runs = facts.runs_in_words(manifest)
     histogram = verdicts.histogram(judged) if len(judged) else None
     directions, plots = _directions(contents)
-    mechanism, drawn = mechanism_values(contents.mechanism, contents.scale.quantity)
+    mechanism, drawn = mechanism_values(contents.mechanism, contents.scale.quantity, _cells_left(contents))
     told = notices(contents)
     mechanism["downstream"], curves = downstream_view(evaluated, told)
     drawn["lines"] += curves
@@ -83,6 +83,7 @@ def _values(
         ),
         "findings": contents.findings,
         "tiles": views.quality_tiles(contents.quality) if contents.quality else [],
+        "quality_method": contents.quality.interval_method if contents.quality else "",
         "quality_sentence": contents.quality.sentence if contents.quality else "",
         "histogram_label": views.histogram_label(judged, runs) if len(judged) else "",
         "histogram_rows": views.histogram_rows(histogram) if histogram else [],
@@ -141,12 +142,18 @@ def _values(
 def _directions(contents: Contents) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The maps of each direction, as the template and as the script want them."""
     scale = contents.scale
-    table = views.n_table_cells([*contents.flow, *contents.heads]) <= views.MOST_TABLE_CELLS
+    table = _cells_left(contents) >= 0
     span = views.bar_span(contents.head_lists)
     shown: list[dict[str, Any]] = []
     plots: list[dict[str, Any]] = []
     for direction in contents.directions:
-        view: dict[str, Any] = {"words": words.DIRECTIONS.get(direction, direction), "flow": [], "heads": []}
+        view: dict[str, Any] = {
+            "name": direction,
+            "words": words.DIRECTIONS.get(direction, direction),
+            "flow": [],
+            "heads": [],
+        }
+        view["flow_words"] = flow_words(_of(contents.flow, direction), scale.quantity)
         for kind, maps in ((FLOW, contents.flow), (HEADS, contents.heads)):
             for effect_map in _of(maps, direction):
                 identifier = f"map-{len(plots)}"
@@ -161,6 +168,11 @@ def _directions(contents: Contents) -> tuple[list[dict[str, Any]], list[dict[str
                 view[kind.name].append(one)
         shown.append(view)
     return shown, plots
+
+
+def _cells_left(contents: Contents) -> int:
+    """How many cells of tables the maps of information flow and of heads leave to those after them."""
+    return views.MOST_TABLE_CELLS - views.n_table_cells([*contents.flow, *contents.heads])
 
 
 def _supports(contents: Contents) -> dict[str, list[Support]]:

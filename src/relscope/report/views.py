@@ -17,7 +17,7 @@ from relscope.analysis import Estimate, JudgeQuality
 from relscope.report import words
 from relscope.report.findings import place, ranked_cells
 from relscope.report.map_kinds import MapKind
-from relscope.report.maps import EffectMap, HeadList, Matrix, Scale
+from relscope.report.maps import EffectMap, HeadList, Matrix, Quantity, Scale
 from relscope.results import Segment
 
 MOST_TABLE_CELLS = 20_000  # of all tables together; a browser is slow to lay out more, and the CSV has them all
@@ -110,12 +110,21 @@ def map_view(effect_map: EffectMap, identifier: str, kind: MapKind, scale: Scale
         "title": title,
         "place": place(effect_map.name),
         "label": _label(effect_map, kind, title, scale),
+        "table_rows": [],
+    }
+    return view | (value_table(effect_map, kind, scale.quantity) if table else {})
+
+
+def value_table(effect_map: EffectMap, kind: MapKind, quantity: Quantity) -> dict[str, Any]:
+    """A map's values as a table of layers by rows of the map; with intervals where there is room for them."""
+    return {
+        "title": kind.title(effect_map.name).spoken,
+        "corner": "layer",
         "dense": kind.of_heads,
         "missing_words": "A dash was not measured." if _has_gaps(effect_map) else "",
         "table_columns": [kind.row_title(row) for row in effect_map.rows],
-        "table_rows": _table_rows(effect_map, scale, with_intervals=not kind.of_heads) if table else [],
+        "table_rows": table_rows(effect_map, quantity, with_intervals=not kind.of_heads),
     }
-    return view
 
 
 def plot_map(effect_map: EffectMap, identifier: str, kind: str) -> dict[str, Any]:
@@ -196,8 +205,9 @@ def _label(effect_map: EffectMap, kind: MapKind, title: str, scale: Scale) -> st
     return f"{label} Largest: {kind.site(best.row, best.layer)}, {best.shown(scale.quantity)}."
 
 
-def _table_rows(effect_map: EffectMap, scale: Scale, *, with_intervals: bool) -> list[dict[str, Any]]:
-    value, low, high = (effect_map.cells[f"{scale.quantity}{end}"] for end in ("", "_low", "_high"))
+def table_rows(effect_map: EffectMap, quantity: Quantity, *, with_intervals: bool) -> list[dict[str, Any]]:
+    """A table row for each layer, with a cell for each row of the map."""
+    value, low, high = (effect_map.cells[f"{quantity}{end}"] for end in ("", "_low", "_high"))
     decimals = words.decimals_for(value.ravel())
 
     def cell(i: int, j: int) -> dict[str, str]:
@@ -208,7 +218,7 @@ def _table_rows(effect_map: EffectMap, scale: Scale, *, with_intervals: bool) ->
         }
 
     return [
-        {"layer": layer, "cells": [cell(i, j) for i in range(len(effect_map.rows))]}
+        {"name": layer, "cells": [cell(i, j) for i in range(len(effect_map.rows))]}
         for j, layer in enumerate(effect_map.layers)
     ]
 

@@ -199,9 +199,10 @@ def _words_finding(written: Written) -> Finding:
             for head in of_region.heads
             if (found := [f"“{t.strip()}” {end}" for end in ("top", "bottom") for t in _answers(head, end, answers)])
         ]
+        verb = "has" if len(with_answer) == 1 else "have"
         sentences.append(
             f"{place(of_region.region).capitalize()}, {len(with_answer)} of the {len(of_region.heads)} strongest heads "
-            f"have an answer among their extreme tokens{': ' if with_answer else ''}{words.listing(with_answer)}."
+            f"{verb} an answer among their extreme tokens{': ' if with_answer else ''}{words.listing(with_answer)}."
         )
         titles.append(f"{len(with_answer)} {place(of_region.region)}")
     return Finding(f"Words: strong heads that write an answer: {words.listing(titles)}", " ".join(sentences))
@@ -241,15 +242,16 @@ def _lens_finding(written: Written) -> Finding:
         title = f"Logit lens: {n_queries} queries are too few to say from where on the runs part"
         return Finding(title, f"{place(region).capitalize()}, {end}.")
     if since is None:
-        title = "Logit lens: the runs do not part for good"
+        title = "Logit lens: the runs are not shown to part"
         return Finding(title, f"{place(region).capitalize()}, {end}, and its interval holds 0 (or there is none).")
     layer = int(since["layer"])
     side = "above" if since["mean"] > 0 else "below"
     text = (
         f"{place(region).capitalize()}, LD of the clean run lies {side} that of the corrupted run at every layer from "
-        f"{layer} on, with intervals of the difference that exclude 0 (there {estimate(mean_of(since))}); {end}."
+        f"{layer} on, with intervals of the difference over {words.count(n_queries, 'query', 'queries')} that exclude "
+        f"0 (there {estimate(mean_of(since))}), and more queries may show it earlier; {end}."
     )
-    return Finding(f"Logit lens: the runs part for good after layer {layer}", text)
+    return Finding(f"Logit lens: the runs are shown to part from layer {layer} on", text)
 
 
 def _split(parts: pd.DataFrame) -> tuple[pd.DataFrame, Mapping[Any, Any]]:

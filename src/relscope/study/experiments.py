@@ -137,6 +137,15 @@ class JointHeads(_Section):
     heads: HeadNames | None = None
     """Such as "L12H3@last": layer, head, region; in the order in which the growing set takes them."""
 
+    @model_validator(mode="after")
+    def _more_than_one(self) -> JointHeads:
+        if self.heads is not None and len(self.heads) < 2:
+            raise ValueError(
+                f"joint needs at least two heads, and heads names {self.heads[0]} alone: name more, such as "
+                f"'joint: {{heads: [L12H3@last, L8H11@query]}}'; what one head does alone the experiment heads measures"
+            )
+        return self
+
 
 class Paths(_Section):
     """Experiment `paths`: direct effects of all modules at the last token, and paths between heads (experiment 10).
@@ -204,6 +213,11 @@ class Experiments(_Section):
                 "joint chooses its heads by their effects in the experiment heads, which is not chosen: choose heads "
                 "too, or name some, such as 'joint: {heads: [L12H3@last, L8H11@query]}'"
             )
+        if self.joint is not None and self.joint.heads is None and self.joint.top * self._n_head_regions == 1:
+            raise ValueError(
+                "joint needs at least two heads, and takes one: the strongest at the only region of heads; give a "
+                "larger top, such as 'joint: {top: 4}'"
+            )
         if self.paths is not None and self.paths.chooses and self.heads is None:
             raise ValueError(
                 "paths chooses its heads by their effects in the experiment heads, which is not chosen: choose heads "
@@ -216,6 +230,10 @@ class Experiments(_Section):
     def chosen(self) -> tuple[str, ...]:
         """Names of the experiments that are run."""
         return tuple(name for name in EXPERIMENTS if getattr(self, name) is not None)
+
+    @property
+    def _n_head_regions(self) -> int:
+        return 0 if self.heads is None else len(self.heads.regions)
 
     def named_regions(self) -> Iterator[tuple[str, str]]:
         """Every region that an option names, after the option's path."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relscope.tuning.card import Validated, evaluation_table
+    from relscope.tuning.card import Validated, evaluation_table, method_of_intervals
     from relscope.tuning.config import TuneConfig
     from relscope.tuning.run import Tuned, tune
 
@@ -17,10 +17,11 @@ _MODULE_OF = {
     "Tuned": "relscope.tuning.run",
     "Validated": "relscope.tuning.card",
     "evaluation_table": "relscope.tuning.card",
+    "method_of_intervals": "relscope.tuning.card",
     "tune": "relscope.tuning.run",
 }
 
-__all__ = ["TuneConfig", "Tuned", "Validated", "evaluation_table", "tune"]
+__all__ = ["TuneConfig", "Tuned", "Validated", "evaluation_table", "method_of_intervals", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from relscope.analysis import interval_method
 from relscope.results.files import write_whole
 from relscope.study import Measured, hardware_names, package_versions
 from relscope.tuning.config import TuneConfig
@@ -117,7 +118,7 @@ def evaluation_table(
         earlier = base.get((measured.data, measured.prompt, measured.negatives))
         cells = []
         for name in _MEASURES:
-            if name == "consistency" and not measured.prompt.startswith("pairwise"):
+            if name not in _measures(measured):
                 cells.append("")
                 continue
             value = str(getattr(measured.quality, name))
@@ -127,6 +128,16 @@ def evaluation_table(
             cells.append(value)
         rows.append((measured.data, measured.prompt, measured.negatives, str(measured.quality.n), *cells))
     return rows
+
+
+def method_of_intervals(measured: Sequence[Measured]) -> str:
+    """How the intervals that `evaluation_table` shows of these were found."""
+    return interval_method(getattr(of.quality, name) for of in measured for name in _measures(of))
+
+
+def _measures(measured: Measured) -> tuple[str, ...]:
+    """Only of a pairwise prompt the verdicts can be consistent."""
+    return tuple(n for n in _MEASURES if n != "consistency" or measured.prompt.startswith("pairwise"))
 
 
 def _text(name: str, content: dict[str, Any], evaluations: tuple[Sequence[Measured], Sequence[Measured]]) -> str:
