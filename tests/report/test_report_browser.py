@@ -80,6 +80,23 @@ def test_the_graph_of_paths_is_legible_and_within_the_page(
         assert contrast(line, ground) >= 3
 
 
+@pytest.mark.parametrize("width", [380, 1010, 1280])
+def test_the_table_of_paths_fits_and_the_graph_keeps_to_its_size(
+    browser: Any, mechanism_report: Path, width: int
+) -> None:
+    with Opened(browser, mechanism_report, width) as page:
+        seen = page.tab.evaluate(
+            """() => {
+                const table = document.querySelector(".path-list").closest(".scroll");
+                const graph = document.querySelector(".path-graph");
+                return {hidden: table.scrollWidth - table.clientWidth,
+                        scale: graph.getBoundingClientRect().width / graph.viewBox.baseVal.width};
+            }"""
+        )
+        assert seen["hidden"] <= 0
+        assert 0.85 <= seen["scale"] <= 1.16  # its text has 11 units, that of the page 16 pixels
+
+
 def contrast(one: str, other: str) -> float:
     """The contrast ratio of two colours as CSS gives them (WCAG 2, relative luminance)."""
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from relscope.analysis import Estimate, JudgeQuality
-from relscope.report.findings import flow_findings, flow_words, head_findings, verdict_finding
+from relscope.report.findings import (
+    by_chance,
+    excluding_zero,
+    flow_findings,
+    flow_words,
+    head_findings,
+    verdict_finding,
+)
 from relscope.report.maps import EffectMap
 
 
@@ -90,6 +97,20 @@ def test_heads_are_counted_beside_what_chance_alone_would_give() -> None:
         "At the last token 2 intervals of 40 heads exclude 0 (about 5 would if no head had an effect)" in finding.text
     )
     assert "the ten strongest heads hold 96\u00a0% of the summed absolute effects" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("n", "said"),
+    [
+        (0, "no interval of 9 heads excludes 0"),
+        (1, "1 interval of 9 heads excludes 0"),
+        (2, "2 intervals of 9 heads exclude 0"),
+    ],
+)
+def test_none_and_one_interval_are_counted_in_words_that_fit(n: int, said: str) -> None:
+    assert excluding_zero(n, "9 heads") == said
+    # over very many queries 5 % of them exclude 0 by chance
+    assert [by_chance(k, 10_000, 0.95) for k in (9, 20)] == ["fewer than 1", "about 1"]
 
 
 def test_without_an_interval_none_is_shown_and_none_is_counted() -> None:

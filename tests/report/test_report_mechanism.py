@@ -81,7 +81,11 @@ def test_too_few_queries_for_any_important_head_is_a_caveat(mechanism_run: Path)
     effects = site_effects(few, run.manifest.query_of)
     (support,) = supports(few, effects, run.manifest.query_of, 0.95)
     # of four queries the smallest p is 2 / 16, which is above 0.05 already
-    assert support.important == "None of 32 sites is important (q ≤ 0.05 and |IE| ≥ 0.02)."
+    least = words.number(0.02 * effects["gap"].iloc[0])
+    assert support.important == (
+        "None of 32 sites is important (q ≤ 0.05 and |IE| ≥ 0.02): none has q ≤ 0.05, "
+        f"{(effects['ie'].abs() >= 0.02).sum()} have |IE| ≥ 0.02 ({least} logits)."
+    )
     assert support.caveat.startswith("heads (denoise): p is at least 0.12 with 4 queries, so that none of 32 sites can")
     assert support.caveat.endswith("use more queries.")
 
@@ -89,6 +93,23 @@ def test_too_few_queries_for_any_important_head_is_a_caveat(mechanism_run: Path)
 def test_no_site_is_important_where_the_gap_may_be_zero() -> None:
     sites = pd.DataFrame({"q_value": [0.001], "ie": [5.0], "unstable_ie": [True]})
     assert important_words(sites).startswith("None of 1 site can be called important: the gap may be 0")
+
+
+def test_of_no_important_site_it_is_said_which_half_of_the_rule_is_lacking() -> None:
+    sites = pd.DataFrame({"q_value": [0.01, 0.04, 0.3, np.nan], "ie": [0.01, -0.01, 0.5, 0.001], "gap": [4.626] * 4})
+    none = "None of 4 sites is important (q ≤ 0.05 and |IE| ≥ 0.02): "
+    assert important_words(sites.assign(unstable_ie=False)) == (
+        f"{none}2 have q ≤ 0.05, none of these |IE| ≥ 0.02 (0.093 logits); 1 has that size, without such a q."
+    )
+    # two sites of fewer pairs, over which the gap is another, and may be 0 for one of them
+    other = sites.assign(gap=[4.626, 4.626, 3.0, 0.1], ie=0.01, unstable_ie=[False, False, False, True], q_value=0.2)
+    assert important_words(other) == (
+        f"{none}none has q ≤ 0.05, none has |IE| ≥ 0.02; of 1 more IE has no size, as the gap may be 0."
+    )
+
+
+def test_the_sites_of_paths_are_told_as_paths_and_inputs(mechanism_page: Page) -> None:
+    assert "of 6 sites (4 paths and 2 of their inputs apart) are important" in text_of(mechanism_page, "paths")
 
 
 def test_every_edge_has_a_map_with_the_effects_of_the_analysis(mechanism_page: Page, mechanism_run: Path) -> None:
@@ -216,7 +237,7 @@ def test_the_matrix_and_the_curve_hold_the_planted_interactions(contents: Conten
     assert "an interaction of −1.00 [−1.00, −1.00], less than the sum." in text_of(mechanism_page, "joint")
     assert (
         "largest interaction is that of L3H1@last and L2H0@query, −0.50 [−0.50, −0.50], less than the sum (alone they "
-        "have 4.00 and 2.00); the intervals of 2 exclude 0 (about 0 would if there were none)."
+        "have 4.00 and 2.00); 2 intervals of 3 pairs exclude 0 (fewer than 1 would if there were none)."
     ) in text_of(mechanism_page, "joint")
     curve = {line["name"]: line["mean"] for line in mechanism_page.data["lines"][-1]["lines"]}
     np.testing.assert_allclose(curve["joint effect"], growing, atol=1e-5)

@@ -68,7 +68,12 @@ def test_the_table_and_the_sentence_say_what_the_analysis_found(found: Paths, sh
     text = text_of(shown)
     assert f"L3H1 has the largest total effect, {words.number(largest['total'])} [" in text
     # Of the six paths one ends in a head's keys and one in its values.
-    assert "Of 4 frozen paths into heads the strongest is L2H0@query → L3H1@last (1.50 [1.50, 1.50] logits)" in text
+    assert (
+        "Of 4 frozen paths into heads 4 have q ≤ 0.05, the strongest of them L2H0@query → L3H1@last "
+        "(1.50 [1.50, 1.50] logits, q < 0.001); 4 intervals of 4 paths exclude 0 "
+        "(fewer than 1 would if there were none)."
+    ) in text
+    assert found.found.title.endswith("; strongest L2H0@query → L3H1@last")
 
 
 def test_strong_paths_are_listed_with_what_their_inputs_take(shown: Page) -> None:
@@ -82,6 +87,56 @@ def test_strong_paths_are_listed_with_what_their_inputs_take(shown: Page) -> Non
     # keys and values; no path into queries was measured, so there is no such column
     assert rows[0][1:4] == ["1.50 [1.50, 1.50]", "0.10 [0.10, 0.10]", "1.25 [1.25, 1.25]"]
     assert rows[1][2:4] == ["–", "–"]
+    assert "–: this input was not measured; a frozen path enters the receiver's queries only" in text_of(shown)
+    assert "The 4 paths of largest |effect|, of the whole or of one input, in this order:" in text_of(shown)
+
+
+def spread(rows: pd.DataFrame, src: str, dest: str, mean: float, step: float) -> pd.DataFrame:
+    """A path whose effect grows by `step` a query, so that its mean over the twelve queries is `mean`."""
+    there = (rows["src"].astype(object) == src) & (rows["dest"].astype(object) == dest)
+    query = rows["pair_id"].astype(str).str.extract(r"q(\d+)", expand=False).astype(float)
+    return rows.assign(ld_patched=rows["ld_patched"].mask(there, rows["ld_corrupted"] + mean + step * (query - 5.5)))
+
+
+def test_a_large_effect_that_may_be_none_is_not_the_strongest(mechanism_run: Path, tmp_path: Path) -> None:
+    # from -11 to 13 over the queries, with a mean of 1
+    unsure = changed_run(
+        mechanism_run, tmp_path / "run", lambda rows: spread(rows, "L2H0@query", "L3H1@last", 1.0, 24 / 11)
+    )
+    text = text_of(Page.read(page_only(unsure)))
+    assert (
+        "Of 4 frozen paths into heads 3 have q ≤ 0.05, the strongest of them embedding@document → L1H1@query "
+        "(0.50 [0.50, 0.50] logits, q < 0.001); the largest effect is not shown to be one: L2H0@query → L3H1@last (1.00"
+    ) in text
+    assert (
+        "; by one input alone L2H0@query → L3H1.v_view@query (1.25 [1.25, 1.25] logits, q < 0.001) is stronger" in text
+    )
+    assert "3 intervals of 4 paths exclude 0" in text
+
+
+def test_where_no_path_has_a_small_q_none_is_said_to_have_an_effect(mechanism_run: Path, tmp_path: Path) -> None:
+    def without_effects(rows: pd.DataFrame) -> pd.DataFrame:
+        for number, (src, dest) in enumerate(PATHS):
+            rows = spread(rows, src, dest, 0.01 * number, 1.0)
+        return rows
+
+    page = Page.read(page_only(changed_run(mechanism_run, tmp_path / "run", without_effects)))
+    text = text_of(page)
+    assert (
+        "None of 4 frozen paths into heads is shown to have an effect (q ≤ 0.05); the largest is "
+        "L1H1@query → L3H1@last (0.050 ["
+    ) in text
+    assert "; no interval of 4 paths excludes 0 (fewer than 1 would if there were none)." in text
+    assert "no path is shown to have an effect" in page.html
+
+
+def test_a_path_is_listed_by_its_strongest_input_where_the_whole_is_small(mechanism_run: Path, tmp_path: Path) -> None:
+    directory = changed_run(
+        mechanism_run, tmp_path / "run", lambda rows: spread(rows, "L2H0@query", "L3H1@last", 0.002, 0.0)
+    )
+    rows = rows_of(page_only(directory).read_text("utf-8"), "sites reflow path-list")
+    assert [row[0] for row in rows[:2]] == ["L2H0@query → L3H1@last", "embedding@document → L1H1@query"]
+    assert rows[0][1:4] == ["0.00 [0.00, 0.00]", "0.10 [0.10, 0.10]", "1.25 [1.25, 1.25]"]
 
 
 def test_what_an_input_takes_has_its_interval_over_queries_and_is_pale_where_that_holds_0(

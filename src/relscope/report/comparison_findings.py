@@ -18,7 +18,16 @@ from relscope.report import words
 from relscope.report.comparison_contents import Comparison, SameSites, strongest_transfers
 from relscope.report.comparison_folder import TRANSFER_FOLDERS
 from relscope.report.contents import CONFIDENCE
-from relscope.report.findings import Finding, by_chance, difference, estimate, excludes_zero, layer_where_half, place
+from relscope.report.findings import (
+    Finding,
+    by_chance,
+    difference,
+    estimate,
+    excludes_zero,
+    excluding_zero,
+    layer_where_half,
+    place,
+)
 
 _LEVEL = 0.05
 
@@ -119,11 +128,9 @@ def _changes(comparison: Comparison, kind: str) -> list[Finding]:
         text += "; the interval includes 0, so even this largest one may be noise"
     text += "."
     if len(with_interval):
-        verb = "excludes" if n_clear == 1 else "exclude"
-        text += (
-            f" {words.count(n_clear, 'interval')} of {words.count(len(with_interval), noun)} {verb} 0 "
-            f"({by_chance(len(with_interval), n_queries, CONFIDENCE)} would if nothing had changed)."
-        )
+        excluding = excluding_zero(n_clear, words.count(len(with_interval), noun))
+        would = f"{by_chance(len(with_interval), n_queries, CONFIDENCE)} would if nothing had changed"
+        text += f" {excluding[0].upper()}{excluding[1:]} ({would})."
     return [Finding(title, text)]
 
 

@@ -99,8 +99,15 @@ def excludes_zero(value: Estimate) -> bool:
 
 
 def by_chance(n_intervals: int, n_queries: int, confidence: float) -> str:
-    """How many of these intervals would exclude 0 if there were nothing to find: `about 3`."""
-    return f"about {n_intervals * excluded_by_chance(n_queries, confidence):,.0f}"
+    """How many of these intervals would exclude 0 if there were nothing to find: `about 3`, or `fewer than 1`."""
+    expected = n_intervals * excluded_by_chance(n_queries, confidence)
+    return "fewer than 1" if expected < 0.5 else f"about {expected:,.0f}"
+
+
+def excluding_zero(n: int, of: str) -> str:
+    """`no interval of 40 heads excludes 0`, `1 interval ...`, `3 intervals of 40 heads exclude 0`."""
+    counted = words.count(n, "interval") if n else "no interval"
+    return f"{counted} of {of} {'exclude' if n > 1 else 'excludes'} 0"
 
 
 def ranked_cells(effect_map: EffectMap, quantity: Quantity, rows: Sequence[str] | None = None) -> list[Cell]:
@@ -279,11 +286,8 @@ def _spread(region: str, cells: list[Cell], quantity: Quantity, confidence: floa
     if with_interval:
         n = sum(excludes_zero(cell.value(quantity)) for cell in with_interval)
         expected = by_chance(len(with_interval), max(cell.n_queries for cell in with_interval), confidence)
-        verb = "excludes" if n == 1 else "exclude"
-        text += (
-            f" {place(region).capitalize()} {words.count(n, 'interval')} of "
-            f"{words.count(len(with_interval), 'head')} {verb} 0 ({expected} would if no head had an effect)"
-        )
+        excluding = excluding_zero(n, words.count(len(with_interval), "head"))
+        text += f" {place(region).capitalize()} {excluding} ({expected} would if no head had an effect)"
     total = sum(abs(cell.value(quantity).value) for cell in cells)
     if len(cells) > 2 * STRONGEST and total > 0:
         share = sum(abs(cell.value(quantity).value) for cell in cells[:STRONGEST]) / total

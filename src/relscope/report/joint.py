@@ -15,7 +15,7 @@ import pandas as pd
 
 from relscope.analysis import Estimate, joint_interactions
 from relscope.report import plots, views, words
-from relscope.report.findings import Finding, by_chance, estimate, estimate_of, excludes_zero
+from relscope.report.findings import Finding, by_chance, estimate, estimate_of, excludes_zero, excluding_zero
 from relscope.report.maps import EffectMap, limit_of
 
 _QUANTITIES = ("effect", "sum_of_singles", "interaction")
@@ -145,15 +145,16 @@ def _finding(
     if pairs:
         members, row = max(pairs, key=lambda pair: abs(pair[1]["interaction"]))
         clear = sum(excludes_zero(estimate_of(of_two, "interaction")) for _, of_two in pairs)
+        counted = words.count(len(pairs), "pair")
         named = [head for head in heads if head in members]
         of_pair, of_each = estimate_of(row, "interaction"), _singles(named, by_members)
         n_queries = int(row["n_queries"])
-        would = f" ({by_chance(len(pairs), n_queries, confidence)} would if there were none)" if n_queries > 1 else ""
+        would = f"{by_chance(len(pairs), n_queries, confidence)} would if there were none"
+        how_many = f"; {excluding_zero(clear, counted)} ({would})" if n_queries > 1 else ""
         alone = " and ".join(words.number(value, words.decimals_for(of_each)) for value in of_each)
         text += (
-            f" Of {words.count(len(pairs), 'pair')} of heads the largest interaction is that of {' and '.join(named)}, "
-            f"{estimate(of_pair)}, {_meaning(of_pair, of_each)} (alone they have {alone}); the intervals of {clear:,} "
-            f"exclude 0{would}."
+            f" Of {counted} of heads the largest interaction is that of {' and '.join(named)}, "
+            f"{estimate(of_pair)}, {_meaning(of_pair, of_each)} (alone they have {alone}){how_many}."
         )
     return Finding(f"Joint patches: {words.count(n, 'head')} together, {estimate(effect)} logits", text)
 

@@ -13,9 +13,18 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from relscope.analysis import Estimate, effect_splits, path_effects
+from relscope.analysis import MOST_Q, Estimate, effect_splits, path_effects
 from relscope.report import views, words
-from relscope.report.findings import Finding, by_chance, estimate, estimate_of, excludes_zero, place, strongest
+from relscope.report.findings import (
+    Finding,
+    by_chance,
+    estimate,
+    estimate_of,
+    excludes_zero,
+    excluding_zero,
+    place,
+    strongest,
+)
 from relscope.report.path_graph import LOGITS, Edge, path_graph
 from relscope.report.support import path_name, site_name
 from relscope.results import DIRECT
@@ -65,7 +74,8 @@ def read_paths(
         variant = next((name for name in VARIANTS if (of_paths["variant"] == name).any()), "")
         drawn = of_paths[(of_paths["variant"] == variant) & (of_paths["input"] == "z")]
         edges = _edges(drawn, _parts(of_paths, variant), direct)
-        finding = _finding(of_modules, drawn, variant, confidence)
+        into_inputs = of_paths[(of_paths["variant"] == variant) & (of_paths["input"] != "z")]
+        finding = _finding(of_modules, drawn, into_inputs, confidence)
         sizes = {words.site_label(int(r["layer"]), int(r["head"]), str(r["region"])): estimate(estimate_of(r, "effect"))
                  for r in heads.to_dict("records")}  # fmt: skip
         found.append(Paths(str(direction), of_modules, of_paths, variant, tuple(edges), sizes, finding))
@@ -81,6 +91,7 @@ def paths_view(found: Sequence[Paths], order: str) -> list[dict[str, Any]]:
             "modules": _module_rows(of.splits),
             "graph": path_graph(of.edges, order, _told_of(of)) if of.edges else None,
             "label": _label(of),
+            "is_frozen": of.variant == "frozen",
             "variant_words": VARIANTS.get(of.variant, ""),
             **_listed(of),
         }
@@ -157,14 +168,21 @@ def _module_rows(splits: pd.DataFrame) -> list[dict[str, Any]]:
 def _listed(found: Paths) -> dict[str, Any]:
     """The strongest paths as a table, with what their inputs carry and, where measured too, the open variant.
 
-    Every number of the table has the same decimals, so that an input is read beside the whole.
+    A path counts by the largest |effect| of its whole and its inputs: what comes by the values may be taken back by
+    the keys. Every number of the table has the same decimals, so that an input is read beside the whole.
     """
     paths = found.paths[(found.paths["variant"] == found.variant) & (found.paths["input"] == "z")]
     parts = _parts(found.paths, found.variant)
     inputs = [name for name in INPUTS if any(name in of for of in parts.values())]
     others = found.paths[(found.paths["variant"] != found.variant) & (found.paths["input"] == "z")]
-    shown = strongest(paths, "effect", MOST_LISTED)
-    decimals = words.decimals_for(shown["effect"])
+    largest = [
+        max(abs(path["effect"]), *(abs(part.value) for part in parts[path["src"], path["dest"]].values()), 0.0)
+        for path in paths.to_dict("records")
+    ]
+    ordered = strongest(paths.assign(largest=largest), "largest")
+    named = strongest(_significant(paths), "effect", 1).index
+    shown = ordered[(np.arange(len(ordered)) < MOST_LISTED) | ordered.index.isin(named)]
+    decimals = words.decimals_for(shown["largest"])
     opened = {(row["src"], row["dest"]): estimate_of(row, "effect") for row in others.to_dict("records")}
 
     def cell(effect: Estimate | None) -> dict[str, Any]:
@@ -177,7 +195,7 @@ def _listed(found: Paths) -> dict[str, Any]:
             "unsure": not excludes_zero(effect),
         }
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in shown.to_dict("records"):
         ends = path["src"], path["dest"]
         sender, _, receiver = path_name(path).partition(" → ")
@@ -191,7 +209,18 @@ def _listed(found: Paths) -> dict[str, Any]:
                 "open": cell(opened.get(ends)),
             }
         )
-    return {"paths": rows, "inputs": [INPUTS[name] for name in inputs], "has_open": bool(opened)}
+    return {
+        "paths": rows,
+        "inputs": [INPUTS[name] for name in inputs],
+        "has_open": bool(opened),
+        "has_missing": any(part["value"] == words.MISSING for row in rows for part in row["inputs"]),
+        "n_listed": min(MOST_LISTED, len(rows)),
+        "has_named": len(rows) > MOST_LISTED,
+    }
+
+
+def _significant(paths: pd.DataFrame) -> pd.DataFrame:
+    return paths[paths["q_value"] <= MOST_Q]
 
 
 def _told_of(found: Paths) -> dict[str, str]:
@@ -219,7 +248,7 @@ def _module_name(module: Mapping[Any, Any]) -> str:
     return f"{module['component']} of layer {int(module['layer'])}"
 
 
-def _finding(splits: pd.DataFrame, drawn: pd.DataFrame, variant: str, confidence: float) -> Finding:
+def _finding(splits: pd.DataFrame, drawn: pd.DataFrame, into_inputs: pd.DataFrame, confidence: float) -> Finding:
     title, sentences = "Paths", []
     if len(splits):
         module = strongest(splits, "total", 1).to_dict("records")[0]
@@ -233,17 +262,47 @@ def _finding(splits: pd.DataFrame, drawn: pd.DataFrame, variant: str, confidence
         if _module_name(alone) != _module_name(module):
             sentences.append(f"Directly {_module_name(alone)} does most ({estimate(estimate_of(alone, 'direct'))}).")
     if len(drawn):
-        path = strongest(drawn, "effect", 1).to_dict("records")[0]
-        sure = sum(excludes_zero(estimate_of(one, "effect")) for one in drawn.to_dict("records"))
-        n_queries = int(drawn["n_queries"].max())
-        would = f" ({by_chance(len(drawn), n_queries, confidence)} would if there were none)" if n_queries > 1 else ""
-        sentences.append(
-            f"Of {words.count(len(drawn), f'{variant} path')} into heads the strongest is {path_name(path)} "
-            f"({estimate(estimate_of(path, 'effect'))} logits); the intervals of {sure:,} exclude 0"
-            f"{would}."
+        sure = _significant(drawn)
+        named = path_name(strongest(sure, "effect", 1).to_dict("records")[0]) if len(sure) else ""
+        title += (
+            f"{'; ' if len(splits) else ': '}{f'strongest {named}' if named else 'no path is shown to have an effect'}"
         )
-        title += f"{'; ' if sentences[1:] else ': '}strongest {path_name(path)}"
+        sentences.append(f"{_strongest_words(drawn, into_inputs)}{_excluding_words(drawn, confidence)}.")
     return Finding(title, " ".join(sentences))
+
+
+def _strongest_words(drawn: pd.DataFrame, into_inputs: pd.DataFrame) -> str:
+    """The strongest path with q ≤ 0.05, the largest effect where that is another, and an input that carries more."""
+    counted = words.count(len(drawn), f"{drawn['variant'].iloc[0]} path")
+    sure = _significant(drawn)
+    (largest,) = strongest(drawn, "effect", 1).to_dict("records")
+    if not len(sure):
+        return (
+            f"None of {counted} into heads is shown to have an effect (q ≤ {MOST_Q:g}); the largest is {_told(largest)}"
+        )
+    (best,) = strongest(sure, "effect", 1).to_dict("records")
+    verb = "has" if len(sure) == 1 else "have"
+    text = f"Of {counted} into heads {len(sure):,} {verb} q ≤ {MOST_Q:g}, the strongest of them {_told(best)}"
+    if path_name(largest) != path_name(best):
+        text += f"; the largest effect is not shown to be one: {_told(largest)}"
+    for part in strongest(_significant(into_inputs), "effect", 1).to_dict("records"):
+        if abs(part["effect"]) > abs(best["effect"]):
+            text += f"; by one input alone {_told(part)} is stronger"
+    return text
+
+
+def _told(path: Mapping[Any, Any]) -> str:
+    effect, q = estimate(estimate_of(path, "effect")), words.probability(path["q_value"])
+    return f"{path_name(path)} ({effect} logits, q {q})"
+
+
+def _excluding_words(drawn: pd.DataFrame, confidence: float) -> str:
+    n_queries = int(drawn["n_queries"].max())
+    if n_queries == 1:
+        return ""
+    n = sum(excludes_zero(estimate_of(path, "effect")) for path in drawn.to_dict("records"))
+    would = f"{by_chance(len(drawn), n_queries, confidence)} would if there were none"
+    return f"; {excluding_zero(n, words.count(len(drawn), 'path'))} ({would})"
 
 
 def _share(part: Estimate, whole: Estimate) -> str:

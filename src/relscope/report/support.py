@@ -25,7 +25,7 @@ from relscope.analysis import (
 )
 from relscope.report import words
 from relscope.report.findings import Finding, estimate, estimate_of, place, strongest
-from relscope.results import DIRECT, PATHS
+from relscope.results import DIRECT, PATHS, PathEnd
 
 SUPPORTED: Final = ("flow", "heads", "edges", DIRECT, PATHS)
 """Experiments of single sites; the sets of `joint` share their heads, so that counting them would count heads twice."""
@@ -70,18 +70,24 @@ def supports(
         # a limit that some sites have passed is none to the reader
         passed = limit.sites_needed == 1 or bool((here["q_value"] <= MOST_Q).any())
         caveat = "" if passed else f"{limit}."
-        found.append(Support(*key, important_words(here), caveat, stability_words(stabilities[key], confidence)))
+        important = important_words(here, _apart(here) if key[0] == PATHS else "")
+        found.append(Support(*key, important, caveat, stability_words(stabilities[key], confidence)))
     return found
 
 
-def important_words(sites: pd.DataFrame) -> str:
-    """How many of these sites are important, and the strongest of them by name."""
-    of = f"of {words.count(len(sites), 'site')}"
+def important_words(sites: pd.DataFrame, kinds: str = "") -> str:
+    """How many of these sites are important, and the strongest of them by name; of none, what they lack.
+
+    Args:
+        sites: a table of `site_effects`, or some of its rows.
+        kinds: what the sites are, where they are of several kinds: "38 paths and 72 of their inputs apart".
+    """
+    of = f"of {words.count(len(sites), 'site')}{f' ({kinds})' if kinds else ''}"
     if sites["unstable_ie"].all():
         return f"None {of} can be called important: the gap may be 0, so that IE has no size."
     chosen = sites[important_sites(sites)]
     if not len(chosen):
-        return f"None {of} is important ({RULE})."
+        return f"None {of} is important ({RULE}): {_lacking(sites)}."
     named = [
         f"{site_name(site)} (IE {estimate(estimate_of(site, 'ie'))}, q {words.probability(site['q_value'])})"
         for site in strongest(chosen, "ie", MOST_NAMED).to_dict("records")
@@ -90,6 +96,36 @@ def important_words(sites: pd.DataFrame) -> str:
     rest = [f"{more:,} more"] if more else []
     verb = "is" if len(chosen) == 1 else "are"
     return f"{len(chosen):,} {of} {verb} important ({RULE}): {words.listing([*named, *rest])}."
+
+
+def _lacking(sites: pd.DataFrame) -> str:
+    """How many sites pass each half of the rule that none passes whole."""
+    of_size = sites[~sites["unstable_ie"]]
+    n_sure, n_large = (of_size["q_value"] <= MOST_Q).sum(), (of_size["ie"].abs() >= LEAST_IE).sum()
+    low, high = (LEAST_IE * of_size["gap"].abs().agg(end) for end in ("min", "max"))
+    decimals = words.decimals_for([high])
+    least = words.number(low, decimals)
+    # sites of fewer pairs have another gap
+    in_logits = f" ({least} logits)" if least == words.number(high, decimals) else ""
+    sure, large = f"q ≤ {MOST_Q:g}", f"|IE| ≥ {LEAST_IE:g}{in_logits}"
+    if n_sure:
+        text = f"{n_sure:,} {_have(n_sure)} {sure}, {'none of these' if n_sure > 1 else 'but not'} {large}"
+        text += f"; {n_large:,} {_have(n_large)} that size, without such a q" if n_large else ""
+    else:
+        text = f"none has {sure}, {f'{n_large:,}' if n_large else 'none'} {_have(n_large or 1)} {large}"
+    without = len(sites) - len(of_size)
+    return f"{text}; of {without:,} more IE has no size, as the gap may be 0" if without else text
+
+
+def _have(n: int) -> str:
+    return "has" if n == 1 else "have"
+
+
+def _apart(paths: pd.DataFrame) -> str:
+    """Of how many of these paths the receiver reads everything, and of how many one input."""
+    whole = sum(PathEnd.read(str(name)).component == "z" for name in paths["dest"])
+    inputs = len(paths) - whole
+    return f"{words.count(whole, 'path')} and {inputs:,} of their inputs apart" if inputs else ""
 
 
 def stability_words(stability: Stability, confidence: float) -> str:
