@@ -56,7 +56,7 @@ def test_verdicts_of_other_settings_are_refused(
     ("template", "before", "now"),
     [
         (POINTWISE, {"top": 10, "depth": 4}, {"top": 5, "depth": 7, "queries": 3}),
-        (POINTWISE, {"depth": 7, "queries": 3}, {"depth": 4, "queries": 1, "run": "bm25"}),
+        (POINTWISE, {"depth": 7, "queries": 3}, {"depth": 4, "queries": 1, "first_stage": "bm25"}),
         (PAIRWISE, {"method": "heapsort", "top": 2}, {"method": "all-pairs", "top": 3}),
     ],
 )
