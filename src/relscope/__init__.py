@@ -5,8 +5,9 @@ The names below are the whole everyday interface; they are imported when they ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from relscope.lazy import lazily
 from relscope.version import __version__
 
 if TYPE_CHECKING:
@@ -185,12 +186,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module 'relscope' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"relscope.{_ROOM_OF[name]}"), name)
+__getattr__ = lazily(__name__, {name: f"relscope.{room}" for name, room in _ROOM_OF.items()})
 
 
 def __dir__() -> list[str]:

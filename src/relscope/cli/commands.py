@@ -184,13 +184,13 @@ def prompts(
     from relscope.cli.show import OUT
 
     with progress_shown() as progress:
-        from relscope.study import render_prompts, show_prompt
+        from relscope.study import print_prompt, render_prompts
 
         aligned, exclusions = render_prompts(config, progress)
     for pair in aligned:
         for name, rendered in (("clean", pair.clean), ("corrupted", pair.corrupted)):
             OUT.rule(f"{pair.pair_id}, {name}, {len(rendered.ids)} tokens", style="dim")
-            show_prompt(OUT, rendered)
+            print_prompt(OUT, rendered)
     for exclusion in exclusions:
         OUT.print(f"excluded: {exclusion.pair_id}: {exclusion.reason} ({exclusion.detail})", markup=False)
 

@@ -11,14 +11,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
 
 from relscope.errors import InputError
-from relscope.results.files import FolderLock, RunError, make_folder, read_json, sync_folder, write_whole
+from relscope.results.files import FolderLock, LockedFolder, RunError, make_folder, read_json, sync_folder, write_whole
 from relscope.results.manifest import chosen_differences
 from relscope.results.tables import Columns, as_frame, read_table, write_table
 
@@ -52,7 +51,7 @@ _PART = re.compile(r"(?P<number>[0-9]{5})-(?P<what>[a-z_]+)\.parquet")
 _RANKING: Final = "reranking"
 
 
-class CircuitFolder:
+class CircuitFolder(LockedFolder):
     """A circuit's folder, open for reading, or for writing by `create_or_resume_circuit`; a context manager.
 
     Attributes:
@@ -114,15 +113,6 @@ class CircuitFolder:
                 raise RunError(f"{path}: not a part of a circuit's rows; take it out of the folder")
             found.append((part, path))
         return found
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
 
 def create_or_resume_circuit(directory: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> CircuitFolder:

@@ -13,7 +13,8 @@ import os
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from relscope.errors import InputError
 
@@ -163,6 +164,26 @@ class FolderLock:
     def release(self) -> None:
         """Let others write. Calling it again does nothing."""
         self._finalizer()
+
+
+class LockedFolder:
+    """A folder into which one process writes; a context manager, which lets others write at its end."""
+
+    _lock: FolderLock | None
+
+    def close(self) -> None:
+        """Let other processes write into the folder. Reading goes on to work; closing twice is harmless."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _lock(descriptor: int) -> None:

@@ -11,13 +11,20 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 from pydantic import ValidationError
 
 from relscope.errors import InputError
-from relscope.results.files import FolderLock, make_folder, read_json, remove_leftovers, sync_folder, write_whole
+from relscope.results.files import (
+    FolderLock,
+    LockedFolder,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    sync_folder,
+    write_whole,
+)
 from relscope.results.manifest import identity_hash
 
 
@@ -91,7 +98,7 @@ class HeaderKind(Generic[H]):
             )
 
 
-class HeaderFolder(Generic[H]):
+class HeaderFolder(LockedFolder, Generic[H]):
     """A folder with a header, open for writing; a context manager, which keeps other processes out.
 
     Args:
@@ -124,7 +131,7 @@ class HeaderFolder(Generic[H]):
             else:
                 self._save(header)
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
 
     def _save(self, header: H) -> None:
@@ -132,11 +139,3 @@ class HeaderFolder(Generic[H]):
         write_whole(self.directory / self._kind.name, (text + "\n").encode("utf-8", errors="replace"))
         sync_folder(self.directory)
         self.header = header
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()

@@ -13,8 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from relscope.errors import InputError
 from relscope.results.files import (
     FolderLock,
+    LockedFolder,
     RunError,
     make_folder,
     remove_leftovers,
@@ -54,7 +54,7 @@ class _Stored:
     sites: defaultdict[str, set[_Site]] = field(default_factory=lambda: defaultdict(set))
 
 
-class Run:
+class Run(LockedFolder):
     """A run folder, open for reading (`open_run`) or for writing (`create_or_resume`).
 
     Use a writing run as a context manager, or close it: until then no other process (and no other `Run`)
@@ -172,20 +172,6 @@ class Run:
             is_stored = key_index(planned[here]).isin(self.stored_keys(experiment))
             wanted[here] = ~is_stored
         return planned[wanted.to_numpy()]
-
-    def close(self) -> None:
-        """Let other processes write into the folder. Reading goes on to work; closing twice is harmless."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _replace_manifest(self, manifest: Manifest) -> None:
         write_whole(self.directory / MANIFEST_NAME, manifest_bytes(manifest))

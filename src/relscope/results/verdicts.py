@@ -19,11 +19,19 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from relscope.errors import InputError
-from relscope.results.files import FolderLock, RunError, make_folder, read_json, sync_folder, write_problem, write_whole
+from relscope.results.files import (
+    FolderLock,
+    LockedFolder,
+    RunError,
+    make_folder,
+    read_json,
+    sync_folder,
+    write_problem,
+    write_whole,
+)
 from relscope.results.manifest import chosen_differences
 
 VERDICTS_NAME: Final = "verdicts.jsonl"
@@ -33,7 +41,7 @@ Asked = tuple[str, ...]
 """A prompt: the query's id, then the ids of its documents in the order of the prompt."""
 
 
-class Verdicts:
+class Verdicts(LockedFolder):
     """The LDs of prompts, kept in a folder; a context manager that keeps other processes out meanwhile.
 
     Args:
@@ -67,7 +75,7 @@ class Verdicts:
             self._path = folder / VERDICTS_NAME
             self.known: dict[Asked, float] = self._read() if self._path.exists() else {}
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
 
     def add(self, measured: Mapping[Asked, float]) -> None:
@@ -124,14 +132,6 @@ class Verdicts:
     @property
     def _name(self) -> str:
         return "LD" if self._value == "ld" else self._value
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
 
 
 def _refuse_foreign_folder(folder: Path) -> None:

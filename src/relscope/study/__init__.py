@@ -6,12 +6,13 @@ Names are imported when they are first used, so that options are checked before 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from relscope.lazy import lazily
 
 if TYPE_CHECKING:
     from relscope.analysis import HeadSet, RankingComparison, chosen_heads
-    from relscope.prompts import print_prompt as show_prompt
-    from relscope.prompts import read_yaml
+    from relscope.prompts import print_prompt, read_yaml
     from relscope.results import open_run
     from relscope.study.ablating import Machine, ablate_run
     from relscope.study.ablation_options import AblationOptions
@@ -104,7 +105,7 @@ _MODULE_OF = {
     "require_sources": "relscope.study.given",
     "rerank": "relscope.study.reranking",
     "run_study": "relscope.study.run",
-    "show_prompt": "relscope.prompts",
+    "print_prompt": "relscope.prompts",
     "transfer_config": "relscope.study.circuits",
 }
 
@@ -157,6 +158,7 @@ __all__ = [
     "open_run",
     "package_versions",
     "plan_study",
+    "print_prompt",
     "prompt_fields",
     "quality_of",
     "query_texts",
@@ -167,17 +169,11 @@ __all__ = [
     "require_sources",
     "rerank",
     "run_study",
-    "show_prompt",
     "transfer_config",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'relscope.study' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULE_OF[name]), "print_prompt" if name == "show_prompt" else name)
+__getattr__ = lazily(__name__, _MODULE_OF)
 
 
 def __dir__() -> list[str]:

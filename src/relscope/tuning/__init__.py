@@ -5,7 +5,9 @@ Names are imported when they are first used, so that options are checked before 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from relscope.lazy import lazily
 
 if TYPE_CHECKING:
     from relscope.tuning.card import Validated, evaluation_table, method_of_intervals
@@ -24,12 +26,7 @@ _MODULE_OF = {
 __all__ = ["TuneConfig", "Tuned", "Validated", "evaluation_table", "method_of_intervals", "tune"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'relscope.tuning' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULE_OF[name]), name)
+__getattr__ = lazily(__name__, _MODULE_OF)
 
 
 def __dir__() -> list[str]:
