@@ -26,7 +26,6 @@ REFUSED = [
     ("run --out file/run", "file/run: cannot make this folder (Not a directory)"),
     ("plan --regions lst", "region 'lst' does not exist: did you mean 'last'? (one of: query, document, "),
     ("rerank --method pointwize", "method: 'pointwize' does not exist: did you mean 'pointwise'? (one of: pointwise"),
-    ("rerank --data pairs.jsonl", "holds pairs, not a collection with judgements; give \"demo\", a BEIR folder"),
     ("ablate file --kind means", "kind: 'means' does not exist: did you mean 'mean'? (one of: mean, zero, resample)"),
     ("ablate file --out file", "file: is a file; give a folder for the ablation"),
     ("circuit file --by size", "by: 'size' does not exist: use one of: magnitude, effect"),

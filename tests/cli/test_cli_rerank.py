@@ -119,7 +119,7 @@ def test_given_again_it_judges_nothing_and_prints_the_same(
         (["--first-stage", "nowhere.trec"], "nowhere.trec: there is no such file"),
         (["--first-stage", "{here}/other.trec"], 'other.trec: demo holds none of its documents, such as "D7"'),
         (["--first-stage", "{here}/notes.txt"], "notes.txt, line 1: must have 6 columns"),
-        (["--data", "pairs.jsonl"], "pairs.jsonl: holds pairs, not a collection with judgements"),
+        (["--data", "pairs.jsonl"], "pairs.jsonl: there is no such file"),
         (["--out", "{here}"], "is a folder; give a file for the run"),
         (["--out", "{here}/notes.txt"], "notes.txt: is there already, and not from reranking"),
         (["--out", "{here}/notes.txt/run.trec"], "cannot make this folder"),

@@ -44,11 +44,6 @@ def test_a_split_of_what_is_no_beir_folder_is_refused(trec_folder: Path) -> None
         load_collection(f"{trec_folder}:dev")
 
 
-def test_a_file_of_pairs_is_not_a_collection(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds pairs, not a collection"):
-        load_collection(tmp_path / "pairs.jsonl")
-
-
 def test_importing_the_room_loads_no_heavy_package() -> None:
     program = (
         "import sys, relscope.data\n"

@@ -164,14 +164,14 @@ def data_of(path: Path, queries: list[str]) -> Path:
 
 def test_queries_of_other_data_with_a_selecting_text_are_left_out(run: Path, tmp_path: Path) -> None:
     text = read_text_of_first(run)
-    data = data_of(tmp_path / "d.jsonl", [f"  {text.upper()} ", "what is a query"])
-    told = Told()
-    folder = ablate_run(run, AblationOptions(**FEW | {"data": str(data), "rerank": True}), tmp_path / "out", CPU, told)
+    data = data_of(tmp_path / "d.jsonl", [f"  {text.upper()} ", "what is the right one"])
+    options = AblationOptions(**FEW | {"data": str(data), "rerank": True, "rerank_draws": 1})
+    folder = ablate_run(run, options, tmp_path / "out", CPU)
     header = read_ablation_header(folder)
-    assert [query.query_text for query in header.evaluation.queries] == ["what is a query"]
+    assert [query.query_text for query in header.evaluation.queries] == ["what is the right one"]
     assert header.shared_queries == 1
-    assert header.reranking is None
-    assert any("holds pairs and no collection, so nothing is ranked again" in text for text in told.warnings)
+    assert header.reranking is not None
+    assert header.reranking.rankings == {"line2": ("line1.positive", "line1.hard0")}
 
 
 def test_a_query_that_the_filter_left_unpatched_chose_nothing_and_is_held_out_apart(run: Path, tmp_path: Path) -> None:

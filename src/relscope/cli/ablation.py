@@ -63,7 +63,7 @@ def ablate(
     rerank: Annotated[
         str | None,
         typer.Option("--rerank", rich_help_panel=_EVALUATION,
-                     help="Collection to rerank (default: the data, where they are one)."),
+                     help="Data to rerank (default: those that are judged)."),
     ] = None,
     no_rerank: Annotated[
         bool, typer.Option("--no-rerank", rich_help_panel=_EVALUATION, help="Judge only.")
@@ -104,8 +104,7 @@ def ablate(
             draws=draws, match=match, rerank=False if no_rerank else rerank or True, first_stage=first_stage,
             depth=depth, rerank_draws=rerank_draws, seed=seed,
         )  # fmt: skip
-        require_sources([data])
-        require_sources([rerank], collections=True)
+        require_sources([data, rerank])
         require_out(folder, "ablation")
         from relscope.cli.progress import progress_shown
 

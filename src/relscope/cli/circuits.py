@@ -91,7 +91,7 @@ def circuit(
         int | None, typer.Option("--randoms", rich_help_panel=_JUDGED, help="Random sets for comparison (3).")
     ] = None,
     rerank: Annotated[
-        str | None, typer.Option("--rerank", rich_help_panel=_JUDGED, help="Rerank this collection too (none).")
+        str | None, typer.Option("--rerank", rich_help_panel=_JUDGED, help="Rerank these data too (none).")
     ] = None,
     depth: Annotated[
         int | None, typer.Option("--depth", rich_help_panel=_JUDGED, help="Documents reranked of each query (20).")
@@ -144,8 +144,7 @@ def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummar
         given = given | {"shares": _shares(given["shares"])}
     names = CircuitOptions.__dataclass_fields__
     options = CircuitOptions(**{name: value for name, value in given.items() if name in names})
-    require_sources([given.get("data")])
-    require_sources([options.rerank], collections=True)
+    require_sources([given.get("data"), options.rerank])
     require_out(folder, "circuit")
     from relscope.cli.progress import progress_shown
 

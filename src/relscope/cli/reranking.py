@@ -93,7 +93,7 @@ def rerank(
         )  # fmt: skip
         name = f"{o.folder_name(config)}-{options.method_of(config.prompt)}.trec"
         file = out or Path("runs") / name
-        require_sources([config.data], collections=True)
+        require_sources([config.data])
         require_run_file(file, file.with_name(f"{file.name}.verdicts"))
         from relscope.cli.progress import progress_shown
         from relscope.cli.show import print_json

@@ -3,7 +3,7 @@
 | source | what it is |
 | --- | --- |
 | `demo` | the bundled demo collection (a folder of that name is `./demo`) |
-| `FILE.jsonl` | pairs that bring their negatives: `jsonl` |
+| `FILE.jsonl` | pairs that bring their negatives; as a collection, the passages of all of them: `jsonl` |
 | a folder with corpus.jsonl, or `FOLDER:SPLIT` | a BEIR folder: `beir` |
 | a folder with passages.tsv, or `FILE.yaml` | TREC files: `trec` |
 | `FILE.json` with a field "data" | questions and paragraphs in SQuAD's format: `squad` |
@@ -20,7 +20,7 @@ from relscope.data.beir import load_beir
 from relscope.data.collection import Collection
 from relscope.data.files import existing
 from relscope.data.irds import load_irds
-from relscope.data.jsonl import pairs_from_jsonl
+from relscope.data.jsonl import collection_from_jsonl, pairs_from_jsonl
 from relscope.data.negatives import NegativeSampling
 from relscope.data.pairs import PairSet, pairs_from_collection
 from relscope.data.squad import is_squad, load_squad
@@ -29,11 +29,10 @@ from relscope.errors import InputError
 
 DEMO_FOLDER = Path(__file__).with_name("demo")
 _IRDS_PREFIX = "ir_datasets:"
-_COLLECTIONS = (
-    "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), a TREC folder (topics, qrels, passages.tsv) or its "
-    "FILE.yaml, a FILE.json in SQuAD's format, or ir_datasets:ID"
+_CHOICES = (
+    'give "demo", a file of pairs (FILE.jsonl), a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), a TREC folder '
+    "(topics, qrels, passages.tsv) or its FILE.yaml, a FILE.json in SQuAD's format, or ir_datasets:ID"
 )
-_CHOICES = f'give "demo", a file of pairs (FILE.jsonl), {_COLLECTIONS}'
 
 
 def load_pairs(
@@ -65,7 +64,7 @@ def load_pairs(
 
 
 def load_collection(source: str | Path) -> Collection:
-    """Collection of any source but a file of pairs (see the table above).
+    """Collection of any source (see the table above).
 
     Raises:
         InputError: whatever is wrong with the source, in one line.
@@ -76,31 +75,21 @@ def load_collection(source: str | Path) -> Collection:
     if isinstance(source, str) and source.startswith(_IRDS_PREFIX):
         return load_irds(source.removeprefix(_IRDS_PREFIX))
     if is_pair_file(source):
-        raise _no_collection(source)
+        return collection_from_jsonl(source)
     return _load_path(*_path_of(source))
 
 
-def require_source(source: str | Path, *, collection: bool = False) -> None:
+def require_source(source: str | Path) -> None:
     """Refuse a source that is not there, without reading it.
-
-    Args:
-        source: as for `load_pairs`.
-        collection: as for `load_collection`; a file of pairs is then refused.
 
     Raises:
         InputError: there is no such file or folder.
     """
     if is_pair_file(source):
-        if collection:
-            raise _no_collection(source)
         if not Path(source).exists():
             raise InputError(f"{source}: there is no such file")
     elif source != "demo" and not (isinstance(source, str) and source.startswith(_IRDS_PREFIX)):
         _path_of(source)
-
-
-def _no_collection(source: str | Path) -> InputError:
-    return InputError(f'{source}: holds pairs, not a collection with judgements; give "demo", {_COLLECTIONS}')
 
 
 def _path_of(source: str | Path) -> tuple[Path, str | None]:

@@ -181,7 +181,7 @@ def ablate_run(
     pairs, n_shared = evaluation_pairs(selection, loaded, options.pairs)
     loaded = dataclasses.replace(loaded, pairs=tuple(pairs))
     progress.stage("ranking the first stage")
-    ranked = to_rank(selection, options, data, told)
+    ranked = to_rank(selection, options, data)
     progress.stage(f"loading {config.model}")
     judge = load_model(config)
     _require_same_model(judge, selection)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from relscope.data import Collection, PairSet, RelevancePair, first_stage, is_pair_file, load_collection
+from relscope.data import Collection, PairSet, RelevancePair, first_stage, load_collection
 from relscope.errors import InputError
 from relscope.models import JudgeModel
 from relscope.prompts import AlignedPair, PromptRenderer, PromptTemplate
@@ -29,7 +29,7 @@ from relscope.results import (
 from relscope.study.ablation_options import AblationOptions
 from relscope.study.ablation_plan import Selection, evaluation_collection
 from relscope.study.manifest import now
-from relscope.study.prepare import Progress, align_for
+from relscope.study.prepare import align_for
 from relscope.version import __version__
 
 
@@ -95,15 +95,11 @@ def asked_with(judge: JudgeModel, name: str, template: PromptTemplate, of_run: P
     return Asked(name, renderer, pairs, selection, left_out)
 
 
-def to_rank(selection: Selection, options: AblationOptions, data: str, progress: Progress) -> ToRank | None:
+def to_rank(selection: Selection, options: AblationOptions, data: str) -> ToRank | None:
     """The collection that is ranked again, with its first stage; None where none is."""
     if options.rerank is False:
         return None
-    source = data if options.rerank is True else options.rerank
-    if options.rerank is True and is_pair_file(source):
-        progress.warn(f"{source}: holds pairs and no collection, so nothing is ranked again; give one with --rerank")
-        return None
-    whole = load_collection(source)
+    whole = load_collection(data if options.rerank is True else options.rerank)
     collection = evaluation_collection(selection, whole, options.pairs)
     first = first_stage(collection, depth=options.depth, run=options.first_stage)
     queries = tuple(QueryRecord(query_id=q, query_text=collection.queries[q]) for q in first.rankings)

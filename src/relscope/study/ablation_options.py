@@ -29,7 +29,7 @@ class AblationOptions:
         keep_only: ablate all heads but the set, at all positions.
         draws: random sets of each kind.
         match: random sets are matched to the largest set ("mixed"), or to each ("all").
-        rerank: the collection to rerank; True: that of the evaluation, where it is one; False: none.
+        rerank: the data whose documents are ranked again; True: those of the evaluation; False: none.
         first_stage: a TREC run file, or "bm25"; None: the collection's own run, else BM25.
         depth: at most so many documents of a query.
         rerank_draws: so many of the draws are reranked with.

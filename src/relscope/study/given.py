@@ -22,15 +22,15 @@ _REFUSE: Mapping[FolderKind, Callable[[Path], None]] = {
 }
 
 
-def require_sources(sources: Iterable[str | None], *, collections: bool = False) -> None:
-    """Refuse data that are not there; None is passed over. `collections`: refuse files of pairs, too.
+def require_sources(sources: Iterable[str | None]) -> None:
+    """Refuse data that are not there; None is passed over.
 
     Raises:
         InputError: names the first that is missing.
     """
     for source in sources:
         if source is not None:
-            require_source(source, collection=collections)
+            require_source(source)
 
 
 def require_out(folder: Path, kind: FolderKind) -> None:
