@@ -32,7 +32,6 @@ from relscope.analysis.circuits import (
     circuit_sizes,
     heads_of,
     ranked_sites,
-    site_name,
     without,
 )
 from relscope.analysis.differences import (
@@ -195,7 +194,6 @@ __all__ = [
     "sign_flip_p_values",
     "significance_limits",
     "site_effects",
-    "site_name",
     "smallest_p_value",
     "split_half_stability",
     "split_queries",

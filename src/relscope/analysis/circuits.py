@@ -75,12 +75,12 @@ class Circuit:
         seen = set()
         for head in self.members:
             if head in seen:
-                raise InputError(f"circuit: {site_name(head)} stands twice among its members")
+                raise InputError(f"circuit: {head.name} stands twice among its members")
             seen.add(head)
             inside = 0 <= head.layer < self.n_layers and 0 <= head.head < self.n_heads
             if not inside or head.region not in self.regions:
                 raise InputError(
-                    f"circuit: {site_name(head)} is none of the sites of {self.n_layers} layers with {self.n_heads} "
+                    f"circuit: {head.name} is none of the sites of {self.n_layers} layers with {self.n_heads} "
                     f"heads at {', '.join(self.regions)}"
                 )
 
@@ -181,11 +181,6 @@ def without(sites: Iterable[Head], removed: Iterable[Head]) -> tuple[Head, ...]:
     """Some sites, in their order, less others."""
     gone = set(removed)
     return tuple(site for site in sites if site not in gone)
-
-
-def site_name(site: Head) -> str:
-    """`L12H3@last`."""
-    return f"L{site.layer}H{site.head}@{site.region}"
 
 
 def check_regions(regions: Sequence[str]) -> None:

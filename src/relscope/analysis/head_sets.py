@@ -50,6 +50,11 @@ class Head(NamedTuple):
     head: int
     region: str
 
+    @property
+    def name(self) -> str:
+        """`L12H3@last`, as rows, configurations and command lines name it."""
+        return f"L{self.layer}H{self.head}@{self.region}"
+
 
 @dataclass(frozen=True)
 class HeadSet:

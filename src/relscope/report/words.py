@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from relscope.analysis import Head, regions, site_name
+from relscope.analysis import Head, regions
 
 MISSING = "–"
 MINUS = "−"
@@ -99,7 +99,7 @@ def head_name(layer: int, head: int) -> str:
 
 def site_label(layer: int, head: int, region: str) -> str:
     """`L12H3@last`: a head at a region, as rows, configurations and command lines name it."""
-    return site_name(Head(layer, head, region))
+    return Head(layer, head, region).name
 
 
 def component_key(component: str) -> tuple[int, str]:

@@ -28,7 +28,6 @@ from relscope.analysis import (
     SetMetrics,
     circuit_sizes,
     set_name,
-    site_name,
     without,
 )
 from relscope.data import load_collection
@@ -224,7 +223,7 @@ def evaluate_members(work: Work, circuit: Circuit, *, thoroughly: bool) -> None:
     for number in range(options.randoms):
         others[f"random {number + 1}"] = without(all_sites, _random(circuit, options.seed, number))
     for site in left_out:
-        others[f"without {site_name(site)}"] = (*circuit.others, site)
+        others[f"without {site.name}"] = (*circuit.others, site)
     for number in range(n_draws):
         part = _part(members, options.seed, number)
         others[f"circuit without part {number + 1}"] = (*circuit.others, *part)
