@@ -70,6 +70,13 @@ def test_they_carry_the_queries_of_all_pairs_into_their_file(run: Run, tmp_path:
     assert len(queries) == len(set(queries))
     found.save(tmp_path / "deep" / "heads.json")
     assert HeadSet.load(tmp_path / "deep" / "heads.json") == found
+    assert found.query_texts == {pair.query_id: pair.query_text for pair in run.manifest.pairs}
+
+
+def test_a_run_that_is_not_complete_chooses_nothing(run: Run) -> None:
+    unfinished = Run(run.directory, run.manifest.model_copy(update={"status": "running"}), None)
+    with pytest.raises(InputError, match="the run is not complete; give its relscope run again, then choose heads"):
+        chosen_heads(unfinished, 2)
 
 
 def test_a_query_without_a_patched_pair_chose_nothing_and_is_held_out_apart(run: Run) -> None:
@@ -142,7 +149,10 @@ def test_what_a_run_has_not_measured_cannot_choose(run: Run, tmp_path: Path) -> 
         (b"\xff", "is not UTF-8 text"),
         (b"[]", "a head set is a JSON object like"),
         (b'{"name": "a", "members": [[0, 1, "query"]], "chosen_on": "q1"}', "a head set is a JSON object like"),
-        (b'{"schema_version": 3, "name": "a", "members": []}', "has schema_version 3; this relscope reads 2, or none"),
+        (
+            b'{"schema_version": 4, "name": "a", "members": []}',
+            "has schema_version 4; this relscope reads 2, 3 or none",
+        ),
         (
             b'{"name": "a", "members": [], "source": {"run": "r"}}',
             "head set, field source.run_identity: Field required",

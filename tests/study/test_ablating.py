@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from relscope.errors import InputError
 from relscope.models import JudgeModel
 from relscope.prompts import PromptRenderer, PromptTemplate, align
 from relscope.results import AblationFolder, read_ablation_header, read_ablation_rows
+from relscope.results.manifest import identity_hash
 from relscope.study import AblationOptions, Machine, ablate_run, run_study
 from relscope.study.ablation_plan import evaluation_pairs, read_selection
+from relscope.study.config import StudyConfig
 from tiny_study import N_HEADS, SHORT, Told, interrupted_after, tiny_config, tiny_model_folder
 
 __all__ = ["tiny_model_folder"]
@@ -172,6 +175,39 @@ def test_queries_of_other_data_with_a_selecting_text_are_left_out(run: Path, tmp
     assert header.shared_queries == 1
     assert header.reranking is not None
     assert header.reranking.rankings == {"line2": ("line1.positive", "line1.hard0")}
+
+
+def test_queries_of_other_data_may_have_the_ids_of_those_that_chose(run: Path, tmp_path: Path) -> None:
+    selection = read_selection(run)
+    other = load_pairs(data_of(tmp_path / "demo.jsonl", ["one", "two"]))
+    ids = [f"q0{n}" for n in (1, 2)]
+    other = replace(
+        other, name="demo", pairs=tuple(replace(p, query_id=q) for p, q in zip(other.pairs, ids, strict=True))
+    )
+    pairs, n_shared = evaluation_pairs(selection, other, None)
+    assert ([pair.query_id for pair in pairs], n_shared) == (ids, 0)
+
+
+def test_a_model_runs_its_own_code_only_where_the_caller_says_so(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "trusting"
+    shutil.copytree(run, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["identity"]["config"]["trust_remote_code"] = True
+    manifest["identity_hash"] = identity_hash(manifest["identity"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    seen: list[bool] = []
+
+    def load(config: StudyConfig, *args: Any) -> JudgeModel:
+        seen.append(config.trust_remote_code)
+        raise InputError("enough")
+
+    monkeypatch.setattr("relscope.study.ablating.load_model", load)
+    for machine in (CPU, replace(CPU, trust_remote_code=True)):
+        with pytest.raises(InputError, match="enough"):
+            ablate_run(folder, AblationOptions(**FEW), tmp_path / "out", machine)
+    assert seen == [False, True]
 
 
 def test_a_query_that_the_filter_left_unpatched_chose_nothing_and_is_held_out_apart(run: Path, tmp_path: Path) -> None:

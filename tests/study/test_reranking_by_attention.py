@@ -75,6 +75,15 @@ def test_queries_that_the_run_judged_and_did_not_patch_are_left_out_too(judge: J
     assert "is one that chose the heads" in why["q01"]
 
 
+def test_a_query_is_known_by_its_text_and_by_its_id_only_where_its_text_is_not_known(
+    judge: JudgeModel, demo: Collection
+) -> None:
+    texts = {"q01": f"  {demo.queries['q02'].upper()}", "q03": "a query of other data"}
+    heads = dataclasses.replace(HEADS, chosen_on=("q01", "q03", "q04"), query_texts=texts)
+    reranked = rerank(judge, demo, PromptTemplate(**SHORT), Reranking(method="attention", heads=heads, depth=1))
+    assert [one.query_id for one in reranked.left_out] == ["q02", "q04"]
+
+
 def test_no_query_is_left_where_all_chose_the_heads(judge: JudgeModel, demo: Collection) -> None:
     heads = dataclasses.replace(HEADS, chosen_on=tuple(demo.queries))
     with pytest.raises(InputError, match='no query can be ranked; for example query "q01" is one that chose the heads'):

@@ -39,11 +39,14 @@ def chosen_heads(run: Run, k: int, *, by: str | None = None, below: int | None =
 
     Returns:
         The heads, first the one put first; region `query` for edges and the interaction. `chosen_on` has the queries of
-        all pairs that are patched, `held_out` the others of the run, `source` the run and its model.
+        all pairs that are patched, `held_out` the others of the run, `query_texts` the texts of both, `source` the run
+        and its model.
 
     Raises:
-        InputError: the run has not measured this, or has fewer than k heads.
+        InputError: the run is not complete, has not measured this, or has fewer than k heads.
     """
+    if run.manifest.status != "complete":
+        raise InputError(f"{run.directory}: the run is not complete; give its relscope run again, then choose heads")
     by = _default_region(run) if by is None else by
     ranked = _by_interaction(run) if by == BY_INTERACTION else _by_effect(run, by)
     ranked = ranked if below is None else ranked[ranked["layer"] < below]
@@ -57,7 +60,8 @@ def chosen_heads(run: Run, k: int, *, by: str | None = None, below: int | None =
     name = f"{by}-{k}" if below is None else f"{by}-{k} below {below}"
     chosen_on = run.manifest.patched_queries
     others = tuple(dict.fromkeys(query for query in run.manifest.query_of.values() if query not in set(chosen_on)))
-    return HeadSet(name, members, chosen_on, HeadSource.of_run(run), held_out=others)
+    texts = {pair.query_id: pair.query_text for pair in run.manifest.pairs}
+    return HeadSet(name, members, chosen_on, HeadSource.of_run(run), held_out=others, query_texts=texts)
 
 
 def _default_region(run: Run) -> str:

@@ -20,7 +20,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -34,8 +34,10 @@ from relscope.results import make_folder, write_whole
 
 SET_REGIONS: Final = ("document", "query", "instruction", "last")
 """Regions whose heads make up the sets, in the order of the paper's Table 1."""
-HEAD_SET_VERSION: Final = 2
-"""The `schema_version` that is written; files of version 1, and those made by hand, have none and no `source`."""
+HEAD_SET_VERSION: Final = 3
+"""The `schema_version` that is written; files of version 2 have no `query_texts`, and those of version 1 and those made
+by hand have no version and no `source`."""
+_READABLE: Final = (None, 2, HEAD_SET_VERSION)
 N_DRAWS: Final = 20
 N_DEPTHS: Final = 4
 """Equal parts of the layers within which matched heads are drawn."""
@@ -66,6 +68,8 @@ class HeadSet:
         chosen_on: ids of the queries by which they were chosen, on which they must not be evaluated; empty: not known.
         source: the run by which they were chosen, with its model; None: not known.
         held_out: ids of queries that the run judged and that chose nothing (its filter); not evaluated on either.
+        query_texts: the texts of these queries, by id. A query is known by its text, since ids of other data may be the
+            same; where it has none here, by its id.
 
     Raises:
         InputError: a member stands twice.
@@ -76,6 +80,7 @@ class HeadSet:
     chosen_on: tuple[str, ...] = ()
     source: HeadSource | None = None
     held_out: tuple[str, ...] = ()
+    query_texts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if len(set(self.members)) != len(self.members):
@@ -100,6 +105,7 @@ class HeadSet:
         """One JSON object: name, members, each as [layer, head, region], and the other attributes where known."""
         queries = {"chosen_on": self.chosen_on, "held_out": self.held_out}
         known: dict[str, Any] = {name: ids for name, ids in queries.items() if ids}
+        known |= {"query_texts": dict(self.query_texts)} if self.query_texts else {}
         known |= {"source": asdict(self.source)} if self.source else {}
         fields = {"schema_version": HEAD_SET_VERSION, "name": self.name, "members": self.members, **known}
         return json.dumps(fields, ensure_ascii=False)
@@ -115,14 +121,15 @@ class HeadSet:
             given = json.loads(text)
             members = tuple(Head(_whole(layer), _whole(head), str(region)) for layer, head, region in given["members"])
             version = given.get("schema_version")
-            if version not in (None, HEAD_SET_VERSION):
-                raise InputError(f"has schema_version {version!r}; this relscope reads {HEAD_SET_VERSION}, or none")
+            if version not in _READABLE:
+                raise InputError(f"has schema_version {version!r}; this relscope reads 2, {HEAD_SET_VERSION} or none")
             chosen_on, held_out, source = given.get("chosen_on", []), given.get("held_out", []), given.get("source")
             if not isinstance(chosen_on, list) or not isinstance(held_out, list):
                 raise TypeError("chosen_on or held_out is no list")
+            texts = {str(query_id): str(text) for query_id, text in dict(given.get("query_texts", {})).items()}
             chosen_in = None if source is None else HeadSource.from_fields(source)
             others = tuple(map(str, held_out))
-            return cls(str(given["name"]), members, tuple(map(str, chosen_on)), chosen_in, held_out=others)
+            return cls(str(given["name"]), members, tuple(map(str, chosen_on)), chosen_in, others, texts)
         except (KeyError, TypeError, ValueError) as failure:
             if isinstance(failure, InputError):
                 raise

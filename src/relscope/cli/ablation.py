@@ -83,6 +83,7 @@ def ablate(
     ] = None,
     device: o.Device = None,
     memory: o.Memory = None,
+    trust_remote_code: o.TrustRemoteCode = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder; an unfinished ablation in it is continued.")
     ] = None,
@@ -112,7 +113,7 @@ def ablate(
             from relscope.report import build_ablation_report
             from relscope.study import Machine, ablate_run
 
-            ablate_run(run, options, folder, Machine(dtype, device, memory), progress)
+            ablate_run(run, options, folder, Machine(dtype, device, memory, bool(trust_remote_code)), progress)
             progress.stage("writing the tables")
             summary = build_ablation_report(folder)
     except KeyboardInterrupt:

@@ -48,3 +48,8 @@ def cut_document(text: str) -> tuple[str, bool]:
 def same_words(text: str) -> str:
     """The text with each run of white space as one space: two texts are the same if these are equal."""
     return " ".join(text.split())
+
+
+def same_query(text: str) -> str:
+    """Clean, in one case: two queries are the same if these are equal, whatever data and ids they come from."""
+    return same_words(clean_text(text)).casefold()

@@ -144,13 +144,11 @@ class AblationHeader(_Record):
 
     @model_validator(mode="after")
     def _sides_share_no_query(self) -> AblationHeader:
-        here = self.selection
         for there in [self.evaluation] + ([] if self.reranking is None else [self.reranking.side]):
-            for name in ("query_id", "query_text") if here.data == there.data else ("query_text",):
-                evaluated = {getattr(query, name) for query in there.queries}
-                for queries, how in ((here.queries, "selected by"), (self.held_out, "held out")):
-                    if shared := sorted(evaluated & {getattr(query, name) for query in queries}):
-                        raise ValueError(f"query {shared[0]!r} is both {how} and evaluated on")
+            evaluated = {query.query_text for query in there.queries}
+            for queries, how in ((self.selection.queries, "selected by"), (self.held_out, "held out")):
+                if shared := sorted(evaluated & {query.query_text for query in queries}):
+                    raise ValueError(f"query {shared[0]!r} is both {how} and evaluated on")
         return self
 
 

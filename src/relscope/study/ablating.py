@@ -57,11 +57,15 @@ _N_LINTED: Final = 4
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and in which number format it is computed; None: as the run was (dtype), or the default."""
+    """Where and in which number format it is computed; None: as the run was (dtype), or the default.
+
+    `trust_remote_code` runs code that comes with the model; what the run was allowed does not count.
+    """
 
     dtype: str | None = None
     device: str | None = None
     memory: str | int | None = None
+    trust_remote_code: bool = False
 
 
 class _Bench:

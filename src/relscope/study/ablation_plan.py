@@ -23,7 +23,6 @@ import pandas as pd
 
 from relscope.analysis import (
     HeadSet,
-    QuerySplit,
     bottom_set,
     matched_sets,
     mixed_set,
@@ -34,7 +33,7 @@ from relscope.analysis import (
 )
 from relscope.analysis.head_sets import SET_REGIONS
 from relscope.data import Collection, PairSet, RelevancePair
-from relscope.data.text import same_words
+from relscope.data.text import same_query
 from relscope.errors import InputError
 from relscope.prompts import PromptTemplate
 from relscope.results import FULL_MODEL, ConditionRecord, QueryRecord, Run, SideRecord, open_run
@@ -70,12 +69,9 @@ class Selection:
         usual = PromptTemplate(format=self.config.prompt.format, order=self.config.prompt.order)
         return name if self.config.prompt == usual else f"{name} of the run"
 
-    def shares(self, data: str, query_id: str, query_text: str) -> bool:
-        """True if this is a query of the run: the same id in the same data, or the same text."""
-        seen = self.seen
-        if data == seen.data and any(query.query_id == query_id for query in seen.queries):
-            return True
-        return _words(query_text) in {_words(query.query_text) for query in seen.queries}
+    def shares(self, query_text: str) -> bool:
+        """True if this is a query of the run, by its text: an id may be that of another query in other data."""
+        return same_query(query_text) in {same_query(query.query_text) for query in self.seen.queries}
 
 
 def read_selection(run_dir: str | Path) -> Selection:
@@ -105,7 +101,7 @@ def evaluation_pairs(selection: Selection, loaded: PairSet, limit: int | None) -
         InputError: no query is left.
     """
     queries = {pair.query_id: pair.query_text for pair in loaded.pairs}
-    shared = {query_id for query_id, text in queries.items() if selection.shares(loaded.name, query_id, text)}
+    shared = {query_id for query_id, text in queries.items() if selection.shares(text)}
     left = [query_id for query_id in queries if query_id not in shared][:limit]
     if not left:
         raise InputError(
@@ -113,8 +109,6 @@ def evaluation_pairs(selection: Selection, loaded: PairSet, limit: int | None) -
             "judged; run on fewer pairs (relscope run --pairs), or give other data with --data"
         )
     kept = set(left)
-    side = SideRecord(data=loaded.name, queries=tuple(QueryRecord(query_id=q, query_text=queries[q]) for q in left))
-    split_of(selection.seen, side)
     return [pair for pair in loaded.pairs if pair.query_id in kept], len(shared)
 
 
@@ -126,7 +120,7 @@ def evaluation_collection(selection: Selection, collection: Collection, limit: i
     """
     judged = [q for q in collection.queries if collection.qrels.get(q)]
     queries = {q: collection.queries[q] for q in judged}
-    left = [q for q, text in queries.items() if not selection.shares(collection.name, q, text)][:limit]
+    left = [q for q, text in queries.items() if not selection.shares(text)][:limit]
     if not left:
         raise InputError(
             f"{collection.name}: all its {len(judged)} judged queries are among those by which the run chose heads, or "
@@ -135,12 +129,6 @@ def evaluation_collection(selection: Selection, collection: Collection, limit: i
     run = None if collection.run is None else {q: collection.run[q] for q in left if q in collection.run}
     qrels = {q: collection.qrels[q] for q in left}
     return replace(collection, queries={q: queries[q] for q in left}, qrels=qrels, run=run)
-
-
-def split_of(selection: SideRecord, evaluation: SideRecord) -> QuerySplit:
-    """Both sides of the split, each query as data:id; refuses a query that is on both."""
-    sides = [tuple(f"{side.data}:{query.query_id}" for query in side.queries) for side in (selection, evaluation)]
-    return QuerySplit(*sides)
 
 
 def set_regions(selection: Selection, options: AblationOptions) -> tuple[str, ...]:
@@ -210,7 +198,3 @@ def _draws(name: str, kind: str, of: str | None, sets: Iterable[HeadSet]) -> lis
         ConditionRecord(name=name, kind=kind, draw=n, of=of, members=one.members)  # type: ignore[arg-type]
         for n, one in enumerate(sets, start=1)
     ]
-
-
-def _words(text: str) -> str:
-    return same_words(text).casefold()

@@ -26,6 +26,7 @@ import numpy as np
 
 from relscope.analysis import HeadSet
 from relscope.data import Collection, FirstStage, LeftOut, first_stage
+from relscope.data.text import same_query
 from relscope.errors import InputError
 from relscope.interventions import CONTENT_FREE_QUERY, relevance_scores
 from relscope.models import JudgeModel, check_readable
@@ -103,13 +104,23 @@ def first_of(collection: Collection, options: Reranking) -> FirstStage:
     Raises:
         InputError: the first stage cannot be used, or no query is left.
     """
-    held_out: dict[str, str] = {}
-    if options.heads is not None:
-        held_out |= dict.fromkeys(options.heads.held_out, "was judged by the run that chose the heads")
-        held_out |= dict.fromkeys(options.heads.chosen_on, "is one that chose the heads")
+    held_out = {} if options.heads is None else _held_out(collection, options.heads)
     return first_stage(
         collection, depth=options.depth, limit=options.queries, run=options.first_stage, held_out=held_out
     )
+
+
+def _held_out(collection: Collection, heads: HeadSet) -> dict[str, str]:
+    """What is said of each query that the heads have seen: it is known by its text, and by its id where that is all."""
+    said: dict[str, str] = {}
+    for query_ids, what in (
+        (heads.held_out, "was judged by the run that chose the heads"),
+        (heads.chosen_on, "is one that chose the heads"),
+    ):
+        texts = {same_query(heads.query_texts[q]) for q in query_ids if q in heads.query_texts}
+        ids = {q for q in query_ids if q not in heads.query_texts}
+        said |= {q: what for q, text in collection.queries.items() if q in ids or same_query(text) in texts}
+    return said
 
 
 def rerank_first(
