@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -71,7 +72,11 @@ class Selection:
 
     def shares(self, query_text: str) -> bool:
         """True if this is a query of the run, by its text: an id may be that of another query in other data."""
-        return same_query(query_text) in {same_query(query.query_text) for query in self.seen.queries}
+        return same_query(query_text) in self._seen_texts
+
+    @cached_property
+    def _seen_texts(self) -> frozenset[str]:
+        return frozenset(same_query(query.query_text) for query in self.seen.queries)
 
 
 def read_selection(run_dir: str | Path) -> Selection:
