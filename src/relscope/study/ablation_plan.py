@@ -9,8 +9,8 @@ Conditions, in the order of the table (k heads a region, n together):
     Doc-k, ...    the k heads of largest |effect| at each region, ablated there
     Mixed-n       all of these
 
-Heads are chosen by the queries that the run patched. A query of the run, patched or judged alone, by its id in the same
-data or by its text in any, is never evaluated on.
+Heads are chosen by the queries that the run patched. A query of the run, patched or judged alone, known by its text, is
+never evaluated on.
 """
 
 from __future__ import annotations
