@@ -87,13 +87,14 @@ def write_synthetic_ablation(
 ) -> Path:
     """Write an ablation in which Mixed-2 ruins verdicts and rankings, and random sets hardly change them.
 
-    `shares` and `others` in place of RELEVANT and its 0.95.
+    `shares` and `others` in place of RELEVANT and its 0.95; a share of one draw alone is named "Matched-2, draw 3".
     """
     rng = np.random.default_rng(0)
     header = ablation_header(n_queries, ranks=ranks, conditions=conditions(n_draws), **fields)
     with create_or_resume_ablation(directory, header) as folder:
         for step, condition in enumerate(header.conditions):
-            right = rng.permutation(n_queries) < round(shares.get(condition.name, others) * n_queries)
+            share = shares.get(f"{condition.name}, draw {condition.draw}", shares.get(condition.name, others))
+            right = rng.permutation(n_queries) < round(share * n_queries)
             named = {"condition": condition.name, "draw": condition.draw, "prompt": PROMPT}
             columns: dict[str, Any] = {name: [value] * n_queries for name, value in named.items()}
             ld = np.where(right, 2.0, -2.0) + rng.normal(0, 0.1, n_queries)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relscope.analysis import Outcome, Resampling, judging_outcomes, ranking_outcomes
+from relscope.analysis import Outcome, Resampling, bootstrap_weights, judging_outcomes, ranking_outcomes
 from relscope.errors import InputError
 from relscope.results import ConditionRecord
 
@@ -54,8 +54,45 @@ def test_measures_of_each_condition_are_those_counted_by_hand(outcomes: dict[tup
 def test_a_difference_is_one_from_the_full_model_and_its_share(outcomes: dict[tuple[str, str], Outcome]) -> None:
     changed = outcomes["Last-2", "f1"]
     assert changed.difference.value == pytest.approx(1 / 3 - 3 / 4)
-    assert changed.relative == pytest.approx(-5 / 9)
+    assert changed.relative.value == pytest.approx(-5 / 9)
     assert changed.difference.low <= changed.difference.value <= changed.difference.high
+
+
+def test_the_interval_of_a_relative_change_is_that_of_the_ratio_of_both_in_each_resample() -> None:
+    n, generator = 12, np.random.default_rng(3)
+    full, less = ((generator.normal(1, 1, n), generator.normal(-1, 1, n)) for _ in range(2))
+    rows = pd.concat([step("Full model", 0, *map(list, full)), step("Last-2", 0, *map(list, less))])
+    of = {(o.condition, o.measure): o for o in judging_outcomes(rows, queries(n), CONDITIONS, FEW)}
+    changes = []
+    for counts in bootstrap_weights(list(queries(n).values()), FEW.n_resamples, FEW.seed).astype(int):
+        f1 = []
+        for clean, corrupted in (full, less):
+            yes = np.repeat(clean > 0, counts).sum()
+            wrong = np.repeat(corrupted > 0, counts).sum()
+            precision, recall = yes / (yes + wrong), yes / n
+            f1.append(2 * precision * recall / (precision + recall))
+        changes.append(f1[1] / f1[0] - 1)
+    changed = of["Last-2", "f1"].relative
+    assert (changed.low, changed.high) == pytest.approx(tuple(np.quantile(changes, [0.025, 0.975])))
+    assert changed.low < changed.value < changed.high
+    row = of["Last-2", "f1"].as_row()
+    assert (row["relative"], row["relative_low"], row["relative_high"]) == (changed.value, changed.low, changed.high)
+
+
+def test_a_relative_change_has_no_interval_where_the_full_model_has_0_in_a_resample() -> None:
+    # one query of three says yes rightly, and is missing in some resamples
+    rows = pd.concat([step("Full model", 0, [1.0, -1.0, -1.0], [-1.0] * 3), step("Last-2", 0, [-1.0] * 3, [-1.0] * 3)])
+    of = {(o.condition, o.measure): o for o in judging_outcomes(rows, queries(3), CONDITIONS, FEW)}
+    assert of["Last-2", "f1"].relative.value == -1.0
+    assert math.isnan(of["Last-2", "f1"].relative.low)
+    assert math.isfinite(of["Last-2", "f1"].difference.low)
+
+
+def test_nothing_is_a_share_of_0() -> None:
+    rows = pd.concat([step("Full model", 0, [-1.0] * 3, [-1.0] * 3), step("Last-2", 0, [1.0] * 3, [-1.0] * 3)])
+    of = {(o.condition, o.measure): o for o in judging_outcomes(rows, queries(3), CONDITIONS, FEW)}
+    assert math.isnan(of["Last-2", "f1"].relative.value)
+    assert of["Last-2", "f1"].difference.value == 1.0
 
 
 def test_a_random_condition_has_the_mean_of_its_draws_with_their_spread(
@@ -76,7 +113,39 @@ def test_the_ratio_is_to_the_mean_decrease_of_matched_draws(outcomes: dict[tuple
     assert chosen.ratio.value == pytest.approx((5 / 12) / (5 / 56))
     assert math.isnan(chosen.ratio.low)  # one of two draws lowers nothing, and is drawn twice in some resamples
     assert chosen.n_as_large == 0
+    assert chosen.p_draws == pytest.approx(1 / 3)
     assert outcomes["Matched-2", "f1"].ratio is None
+    assert math.isnan(outcomes["Matched-2", "f1"].p_draws)
+
+
+def test_of_sets_kept_alone_the_draws_that_keep_as_much_are_counted() -> None:
+    right, wrong = [1.0] * 4, [-1.0] * 4
+    draws = (right, [1.0, 1.0, -1.0, -1.0])  # accuracy 1 and 0.75
+    steps = [step("Full model", 0, right, wrong), step("Last-2", 0, [1.0, 1.0, 1.0, -1.0], wrong)]
+    steps += [step("Matched-2", n, clean, wrong) for n, clean in enumerate(draws, start=1)]
+    both = [
+        {
+            (o.condition, o.measure): o
+            for o in judging_outcomes(pd.concat(steps), queries(), CONDITIONS, FEW, keep_only=keep_only)
+        }["Last-2", "accuracy"]
+        for keep_only in (False, True)
+    ]
+    assert both[0].value.value == both[1].value.value == pytest.approx(7 / 8)
+    # 0.75 lowers it as much and 1 does not; 1 keeps as much and 0.75 does not
+    assert [one.n_as_large for one in both] == [1, 1]
+    assert [one.p_draws for one in both] == pytest.approx([2 / 3, 2 / 3])
+    assert both[0].ratio is not None
+    assert both[1].ratio is None
+    steps[1] = step("Last-2", 0, right, wrong)  # it keeps everything, and lowers nothing
+    counted = [
+        next(
+            o.n_as_large
+            for o in judging_outcomes(pd.concat(steps), queries(), CONDITIONS, FEW, keep_only=keep_only)
+            if (o.condition, o.measure) == ("Last-2", "accuracy")
+        )
+        for keep_only in (False, True)
+    ]
+    assert counted == [2, 1]
 
 
 def test_a_ratio_has_an_interval_where_matched_sets_surely_lower_the_measure() -> None:

@@ -30,6 +30,11 @@ def test_it_prints_the_table_and_writes_it_in_four_formats(relscope: Command, wo
     out = tmp_path / "out"
     outcome = relscope(*words, "--depth", "3", "--rerank-draws", "1", "-o", out)
     assert outcome.status == 0, outcome.err
+    note = (
+        "note: 1 random draw is reranked with, too few to tell whether a set changes rankings more than random sets do"
+    )
+    assert outcome.err.count(note) == 1
+    assert "that takes --draws 19 and --rerank-draws 19" in outcome.err
     lines = outcome.out.splitlines()
     assert lines[0].split(maxsplit=1)[0] == "condition"
     assert "Judging, pointwise-dqi of the run: F1" in lines[0]
@@ -59,6 +64,7 @@ def test_without_regions_the_sets_are_of_those_that_the_run_has(
     outcome = relscope(*given, "--no-rerank", "-n", "1", "-o", tmp_path / "out")
     assert outcome.status == 0, outcome.err
     assert "the run has no heads at document, instruction: the sets are of query, last" in outcome.err
+    assert "note: " not in outcome.err
     names = [line.split()[0] for line in outcome.out.splitlines()[1:8]]
     assert names == ["Full", "Random-2", "Matched-2", "Bottom-2", "Query-1", "Last-1", "Mixed-2"]
 

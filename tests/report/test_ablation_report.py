@@ -14,7 +14,8 @@ from pages import Page, section
 
 from relscope.errors import InputError
 from relscope.report import AblationSummary, build_ablation_report, words
-from relscope.report.ablation_contents import AblationContents, findings, read_ablation
+from relscope.report.ablation_contents import AblationContents, read_ablation
+from relscope.report.ablation_findings import findings
 from relscope.report.ablation_page import lead, notices
 from relscope.report.ablation_table import relative
 from relscope.results import QueryRecord, create_or_resume_ablation
@@ -51,7 +52,8 @@ def test_the_table_has_the_papers_rows_and_columns(built: AblationSummary) -> No
     assert cells["First stage"][0] == words.MISSING
     # 2 of 12 pairs are judged right, both prompts of each: F1 and accuracy are the same share
     assert cells["Mixed-2"][0].startswith("0.17 [")
-    assert cells["Mixed-2"][0].endswith("(−83\u00a0%)")
+    # the full model's F1 is 1 in every resample, so that the change's ends are those of the value, less 1
+    assert cells["Mixed-2"][0] == "0.17 [0.00, 0.34] (−83\u00a0% [−100, −66])"
     assert cells["Full model"] == ("1.00 [0.74, 1.00]", "1.00 [0.74, 1.00]")
     assert "±" in cells["Random-2"][0]
     assert "±" not in cells["Random-2"][1]  # one draw alone was reranked with
@@ -76,10 +78,12 @@ def test_every_format_holds_the_same_values(folder: Path, built: AblationSummary
 
 def test_latex_escapes_what_it_would_read_as_markup(folder: Path) -> None:
     latex = (folder / "table.tex").read_text()
-    body = latex.partition("\n")[2]
+    body = "\n".join(line for line in latex.splitlines() if not line.startswith("% "))
     assert re.search(r"(?<!\\)%", body) is None
-    assert words.MINUS not in body
-    assert latex.count(r"\\") == 2 + len({c.name for c in CONDITIONS})
+    assert not {words.MINUS, words.NO_WIDTH, "±"} & set(body)
+    main, _, others = latex.partition(r"\end{tabular}")
+    assert main.count(r"\\") == 2 + len({c.name for c in CONDITIONS})
+    assert others.count(r"\\") == 1 + len({c.name for c in CONDITIONS})  # the first stage judges nothing
 
 
 def test_the_finding_compares_the_largest_set_with_its_matched_sets(tmp_path: Path) -> None:
@@ -87,7 +91,8 @@ def test_the_finding_compares_the_largest_set_with_its_matched_sets(tmp_path: Pa
     assert judging.title == "Judging, pointwise-dqi: Mixed-2 lowers F1 more than matched random sets"
     assert "Without Mixed-2, F1 is 0.17 [" in judging.text
     assert "below the full model's 1.00" in judging.text
-    assert "0 of 19 draws lower it at least as much, and the intervals of the two decreases lie apart" in judging.text
+    compared = "0 of 19 draws lower it at least as much (p = 0.050), and the interval of its decrease lies above"
+    assert compared in judging.text
     assert "By 19 random sets matched to it, F1 falls by 0.08 (no width: all resamples equal)" not in judging.text
     assert "One more random set" not in judging.text
     assert "relevant and other documents are told apart less well" in judging.text
@@ -100,7 +105,10 @@ def test_a_few_draws_are_too_few_to_say_that_a_set_does_more_than_random_ones(co
     assert judging.title == (
         "Judging, pointwise-dqi: Mixed-2 lowers F1; 2 random draws are too few to say whether more than matched sets"
     )
-    assert "0 of 2 draws lower it at least as much, and the intervals of the two decreases lie apart" in judging.text
+    assert (
+        "0 of 2 draws lower it at least as much, and the interval of its decrease lies above that of theirs"
+        in judging.text
+    )
     assert "lower it most of all by chance in 33\u00a0% of cases: at least 19 draws are needed" in judging.text
 
 

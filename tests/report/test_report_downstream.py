@@ -12,7 +12,8 @@ from pages import Page, section
 
 from relscope.errors import InputError
 from relscope.report import build_ablation_report, build_circuit_report, build_report
-from relscope.report.ablation_contents import findings, read_ablation
+from relscope.report.ablation_contents import read_ablation
+from relscope.report.ablation_findings import findings
 from relscope.report.ablation_table import cells
 from relscope.results import identity_hash, open_run
 from synthetic import write_synthetic_run

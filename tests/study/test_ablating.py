@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -270,6 +271,23 @@ def test_what_cannot_be_ablated_is_refused(run: Path, tmp_path: Path, fields: di
 def test_options_that_do_not_exist_are_refused(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
         AblationOptions(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "3 random draws are reranked with, too few to tell whether a set changes rankings more than random sets "
+             "do; that takes --rerank-draws 19, where each draw more is one more reranking of every kind of random "
+             "set$"),
+        ({"draws": 1}, "1 random draw is reranked with, too few .* that takes --draws 19 and --rerank-draws 19, "),
+        ({"draws": 5, "rerank_draws": 19}, "5 random draws are .* that takes --draws 19, "),
+        ({"rerank_draws": 18}, "18 random draws are .* that takes --rerank-draws 19, "),
+        ({"rerank_draws": 19}, "$"),
+        ({"rerank": False}, "$"),
+    ],
+)  # fmt: skip
+def test_what_few_reranked_draws_leave_open_is_remarked(fields: dict[str, Any], told: str) -> None:
+    assert re.match(told, AblationOptions(**fields).remark)
 
 
 def test_a_run_without_heads_or_unfinished_is_refused(tiny_model_folder: Path, run: Path, tmp_path: Path) -> None:

@@ -3,14 +3,20 @@
 Of each condition (a head set that is ablated) and measure (F1, ..., nDCG@10), on the same queries as the full model:
 
     difference = value - value of the full model           the decrease is its negative
-    relative   = difference / value of the full model
+    relative   = difference / value of the full model      the ratio of the two values, less 1, in each resample
     ratio      = decrease of a set / mean decrease of the random sets matched to it
+    p_draws    = (1 + n_as_large) / (1 + n)                n draws matched to it, of which n_as_large do as much
+
+A set that is kept alone is to keep much, not to lower much: n_as_large then counts the draws that keep at least as much
+of the measure, and there is no ratio. p_draws is that of the set as one more draw (Phipson and Smyth, Permutation
+p-values should never be zero, 2010), so that it is 0.05 or less from LEAST_DRAWS draws on.
 
 A condition of random draws has the mean over its draws, with their standard deviation, least and most. Intervals are
 percentile bootstraps: the same resampled queries for every condition (so that what is hard about a query cancels in
 differences and ratios), and for random conditions resampled draws too, so that the interval is one over draws and
 queries (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). A ratio whose denominator's
-interval includes 0 has no bounded interval; it is left out, as is the value where matched sets lower nothing.
+interval includes 0 has no bounded interval; it is left out, as is the value where matched sets lower nothing, and
+the interval of a relative change where the full model's measure is 0 in a resample.
 
 Rankings are also tested against the full model's query by query (`relscope.analysis.ranking`), corrected by Holm's
 method over all conditions and prompts; of random conditions the mean over draws is tested.
@@ -26,7 +32,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from relscope.analysis.intervals import Estimate, bootstrap_weights, check_confidence, percentile_interval, queries_of
 from relscope.analysis.quality import quality_measures, widened_where_all_agree
@@ -38,6 +44,10 @@ JUDGING_MEASURES: Final = ("accuracy", "f1", "roc_auc", "paired_accuracy")
 RANKING_MEASURE: Final = "nDCG@10"
 FIRST_STAGE: Final = "First stage"
 """What reranking begins with; no condition of the model."""
+MOST_P: Final = 0.05
+"""Largest p that is called significant: of draws, and of rankings after Holm's correction."""
+LEAST_DRAWS: Final = 19
+"""The fewest among which one more random set would be first by chance in one of twenty cases: 1 / (19 + 1)."""
 
 _Points = Float64[np.ndarray, "draw measure"]
 _Resampled = Float64[np.ndarray, "draw measure resample"]
@@ -53,9 +63,13 @@ class Outcome:
         task: judging or ranking.
         n_draws: random sets that the value is the mean of; 1 where nothing was drawn.
         difference: value - that of the full model.
+        relative: difference as a share of the full model's value; NaN where that is 0.
         draws: the value of each draw.
-        ratio: decrease over the mean decrease of the sets matched to it; None where none were drawn or for them.
-        n_as_large: of the matched draws, how many lower the measure at least as much; None where there are none.
+        ratio: decrease over the mean decrease of the sets matched to it; None where none were drawn or for them, and
+            where sets are kept alone.
+        n_as_large: of the matched draws, how many lower the measure at least as much (where sets are kept alone: keep
+            at least as much of it); None where there are none.
+        p_draws: (1 + n_as_large) / (1 + matched draws); NaN where there are none.
         p_t, p_flip: of paired tests of rankings against the full model's, corrected by Holm's method; NaN otherwise.
     """
 
@@ -69,16 +83,13 @@ class Outcome:
     value: Estimate
     full: float
     difference: Estimate
+    relative: Estimate
     draws: tuple[float, ...]
     ratio: Estimate | None = None
     n_as_large: int | None = None
+    p_draws: float = float("nan")
     p_t: float = float("nan")
     p_flip: float = float("nan")
-
-    @property
-    def relative(self) -> float:
-        """The difference as a share of the full model's value; NaN where that is 0."""
-        return self.difference.value / self.full if self.full else float("nan")
 
     def as_row(self) -> dict[str, Any]:
         """All fields, flat, as a table's row."""
@@ -87,10 +98,11 @@ class Outcome:
         return {
             "task": self.task, "prompt": self.prompt, "measure": self.measure, "condition": self.condition,
             "kind": self.kind, "n_draws": self.n_draws, "n_queries": self.n_queries,
-            **_flat("value", self.value), **_flat("difference", self.difference), "relative": self.relative,
+            **_flat("value", self.value), **_flat("difference", self.difference), **_flat("relative", self.relative),
             "sd_of_draws": float(np.std(self.draws, ddof=1)) if drawn else np.nan,
             "least_draw": min(self.draws) if drawn else np.nan, "most_draw": max(self.draws) if drawn else np.nan,
-            **_flat("ratio", ratio), "n_as_large": self.n_as_large, "p_t_holm": self.p_t, "p_flip_holm": self.p_flip,
+            **_flat("ratio", ratio), "n_as_large": self.n_as_large, "p_draws": self.p_draws,
+            "p_t_holm": self.p_t, "p_flip_holm": self.p_flip,
         }  # fmt: skip
 
 
@@ -113,13 +125,14 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Some measures of every condition with one prompt."""
+    """Some measures of every condition with one prompt; `keep_only`: of sets that are kept alone."""
 
     task: str
     prompt: str
     measures: tuple[str, ...]
     n_queries: int
     samples: Mapping[str, _Sample]
+    keep_only: bool
 
 
 def judging_outcomes(
@@ -127,6 +140,8 @@ def judging_outcomes(
     query_of: Mapping[str, str],
     conditions: Sequence[ConditionRecord],
     resampling: Resampling | None = None,
+    *,
+    keep_only: bool = False,
 ) -> list[Outcome]:
     """JUDGING_MEASURES of every condition that is stored, prompt by prompt; none of a prompt without the full model.
 
@@ -135,6 +150,7 @@ def judging_outcomes(
         query_of: the query of each pair.
         conditions: what each condition is.
         resampling: None: the defaults.
+        keep_only: the sets were kept alone, all other heads ablated.
 
     Returns:
         In the order of prompts, conditions and measures.
@@ -154,7 +170,7 @@ def judging_outcomes(
             name: _judged(of_prompt[of_prompt["condition"] == name], full["pair_id"].tolist(), weights)
             for name in _stored(conditions, of_prompt)
         }
-        measured = _Measured("judging", str(prompt), JUDGING_MEASURES, len(set(query_ids)), samples)
+        measured = _Measured("judging", str(prompt), JUDGING_MEASURES, len(set(query_ids)), samples, keep_only)
         outcomes += _outcomes(measured, conditions, resampling)
     return outcomes
 
@@ -165,6 +181,8 @@ def ranking_outcomes(
     qrels: Mapping[str, Mapping[str, int]],
     conditions: Sequence[ConditionRecord],
     resampling: Resampling | None = None,
+    *,
+    keep_only: bool = False,
 ) -> list[Outcome]:
     """nDCG@10 of every condition that is stored, prompt by prompt, and of the first stage; tested query by query.
 
@@ -174,6 +192,7 @@ def ranking_outcomes(
         qrels: of the judged queries among them.
         conditions: what each condition is.
         resampling: None: the defaults.
+        keep_only: the sets were kept alone, all other heads ablated.
 
     Returns:
         In the order of prompts and conditions, the first stage before them.
@@ -196,7 +215,7 @@ def ranking_outcomes(
         for name in (FIRST_STAGE, *names):
             of_draws = values.loc[[name]].to_numpy(dtype=np.float64)  # [draw, query]
             samples[name] = _Sample(of_draws.mean(axis=1)[:, None], (of_draws @ shares.T)[:, None])
-        measured = _Measured("ranking", str(prompt), (RANKING_MEASURE,), len(query_ids), samples)
+        measured = _Measured("ranking", str(prompt), (RANKING_MEASURE,), len(query_ids), samples, keep_only)
         outcomes += _outcomes(measured, conditions, resampling)
         for name, tested in _tests(values, names, resampling.seed).items():
             p_values[str(prompt), name] = tested
@@ -221,8 +240,7 @@ def _outcomes(measured: _Measured, conditions: Sequence[ConditionRecord], resamp
         exact = np.zeros(len(means), dtype=bool)
         if measured.n_queries > 1:
             low, high, exact = widened_where_all_agree(means, low, high, measured.n_queries, resampling.confidence)
-        changes = pooled - full.resampled[0]
-        changes_low, changes_high = percentile_interval(changes, resampling.confidence)
+        theirs, changes = full.resampled[0], pooled - full.resampled[0]
         beside = samples.get(matched_to.get(name, ""))
         for i, measure in enumerate(measured.measures):
             outcome = Outcome(
@@ -235,17 +253,42 @@ def _outcomes(measured: _Measured, conditions: Sequence[ConditionRecord], resamp
                 n_queries=measured.n_queries,
                 value=Estimate(float(means[i]), float(low[i]), float(high[i]), exact=bool(exact[i])),
                 full=float(full_means[i]),
-                difference=Estimate(float(means[i] - full_means[i]), float(changes_low[i]), float(changes_high[i])),
+                difference=_estimate(float(means[i] - full_means[i]), changes[i], resampling),
+                relative=_relative((float(means[i]), float(full_means[i])), (pooled[i], theirs[i]), resampling),
                 draws=tuple(float(value) for value in sample.points[:, i]),
             )
-            if beside is not None:
+            if beside is not None and measured.keep_only:
+                outcome = _counted(outcome, beside.points[:, i] >= means[i])
+            elif beside is not None:
                 by_draw = full_means[i] - beside.points[:, i]
-                theirs = full.resampled[0, i] - _pooled(beside, resampling.seed)[i]
-                ratio = _ratio(-outcome.difference.value, float(by_draw.mean()), (-changes[i], theirs), resampling)
-                n_as_large = int((by_draw >= -outcome.difference.value).sum())
-                outcome = replace(outcome, ratio=ratio, n_as_large=n_as_large)
+                fallen = theirs[i] - _pooled(beside, resampling.seed)[i]
+                ratio = _ratio(-outcome.difference.value, float(by_draw.mean()), (-changes[i], fallen), resampling)
+                outcome = _counted(replace(outcome, ratio=ratio), by_draw >= -outcome.difference.value)
             outcomes.append(outcome)
     return outcomes
+
+
+def _counted(outcome: Outcome, as_large: Bool[np.ndarray, " draw"]) -> Outcome:
+    """With the matched draws that do at least as much."""
+    n = int(as_large.sum())
+    return replace(outcome, n_as_large=n, p_draws=(1 + n) / (1 + len(as_large)))
+
+
+def _relative(
+    values: tuple[float, float], resampled: tuple[_Resamples, _Resamples], resampling: Resampling
+) -> Estimate:
+    """Change as a share of the full model's value, which is the second; no interval where that is 0 in a resample."""
+    (ours, full), (ours_resampled, full_resampled) = values, resampled
+    if full == 0:
+        return Estimate(np.nan, np.nan, np.nan)
+    if (full_resampled == 0).any():
+        return Estimate((ours - full) / full, np.nan, np.nan)
+    return _estimate((ours - full) / full, ours_resampled / full_resampled - 1.0, resampling)
+
+
+def _estimate(value: float, resampled: _Resamples, resampling: Resampling) -> Estimate:
+    low, high = percentile_interval(resampled, resampling.confidence)
+    return Estimate(value, float(low), float(high))
 
 
 def _ratio(

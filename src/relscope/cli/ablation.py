@@ -76,7 +76,9 @@ def ablate(
         int, typer.Option("--depth", rich_help_panel=_EVALUATION, help="At most so many documents of a query.")
     ] = 100,
     rerank_draws: Annotated[
-        int, typer.Option("--rerank-draws", rich_help_panel=_EVALUATION, help="So many of the draws are reranked with.")
+        int,
+        typer.Option("--rerank-draws", rich_help_panel=_EVALUATION,
+                     help="So many of the draws are reranked with (19 tell whether a set does more than random ones)."),
     ] = 3,
     dtype: Annotated[
         str | None, typer.Option("--dtype", rich_help_panel=_EVALUATION, help="As of relscope run (the run's).")
@@ -108,7 +110,10 @@ def ablate(
         require_sources([data, rerank])
         require_out(folder, "ablation")
         from relscope.cli.progress import progress_shown
+        from relscope.cli.show import ERR, OUT
 
+        if options.remark:
+            ERR.print(f"note: {options.remark}", markup=False)
         with progress_shown() as progress:
             from relscope.report import build_ablation_report
             from relscope.study import Machine, ablate_run
@@ -119,8 +124,6 @@ def ablate(
     except KeyboardInterrupt:
         raise o.interrupted(folder, out) from None
     _print(summary)
-    from relscope.cli.show import OUT
-
     OUT.print(o.shown_with(run, folder), markup=False)
 
 

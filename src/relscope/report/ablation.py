@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relscope.report import ablation_table as tables
-from relscope.report.ablation_contents import findings, outcome_table, read_ablation
+from relscope.report.ablation_contents import outcome_table, read_ablation
+from relscope.report.ablation_findings import findings
 from relscope.report.ablation_page import TOLD, notices, render
 from relscope.report.assets import REPORT_NAME
 from relscope.results.files import write_whole

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from relscope.analysis import FIRST_STAGE, Outcome, interval_method
+from relscope.analysis import FIRST_STAGE, Outcome
 from relscope.report import ablation_table as tables
 from relscope.report import assets, downloads, facts, views, words
 from relscope.report.ablation_contents import (
     AblationContents,
     Column,
-    findings,
     measure_name,
     members_by_region,
     outcome_table,
 )
-from relscope.report.findings import difference, estimate
+from relscope.report.ablation_findings import findings, share_kept
+from relscope.report.findings import difference
 from relscope.report.notices import EMBEDDED_MODEL, Notice, few_queries
 from relscope.results import FULL_MODEL, SideRecord
 from relscope.version import __version__
@@ -71,16 +72,14 @@ def notices(contents: AblationContents) -> list[Notice]:
 
 def title(contents: AblationContents) -> str:
     """What the page asks."""
-    return f"What is {facts.short_name(contents.header.model)} without the heads found?"
+    how = "with the heads found alone" if contents.keep_only else "without the heads found"
+    return f"What is {facts.short_name(contents.header.model)} {how}?"
 
 
 def table(contents: AblationContents) -> dict[str, Any]:
-    """What the macro `condition_table` shows."""
-    rows = [
-        {"name": name, "cells": row, "strong": name in (FULL_MODEL, contents.largest)}
-        for name, row in tables.cells(contents)
-    ]
-    return {"columns": contents.columns, "rows": rows, "note": tables.note(contents)}
+    """What the macro `condition_table` shows: the main table."""
+    titles = [column.title for column in contents.columns]
+    return {"titles": titles, "rows": _rows(contents, contents.columns), "note": tables.note(contents)}
 
 
 def _values(contents: AblationContents) -> dict[str, Any]:
@@ -96,8 +95,8 @@ def _values(contents: AblationContents) -> dict[str, Any]:
         "findings": findings(contents),
         "table": table(contents),
         "charts": [_chart(contents, column) for column in contents.columns],
+        "keep_only": contents.keep_only,
         "measures": _measures(contents),
-        "method_of_measures": interval_method(one.value for one in contents.outcomes if one.task == "judging"),
         "facts": _facts(contents),
         "sets": members_by_region(contents, fixed),
         "drawn": members_by_region(contents, drawn),
@@ -175,7 +174,7 @@ def _chart(contents: AblationContents, column: Column) -> dict[str, Any]:
                 "ticks": ticks,
                 "value": difference(outcome.difference, 2, footnote=True),
             }
-            | {"ratio": _ratio(outcome), "p": _p(outcome)}
+            | {"beside": share_kept(outcome) if contents.keep_only else _ratio(outcome), "p": _p(outcome)}
         )
     ranking = column.task == "ranking"
     return {
@@ -183,7 +182,7 @@ def _chart(contents: AblationContents, column: Column) -> dict[str, Any]:
         "rows": rows,
         "ranking": ranking,
         "footnote": words.NO_WIDTH_NOTE
-        if any(words.NO_WIDTH in f"{row['value']}{row['ratio']}" for row in rows)
+        if any(words.NO_WIDTH in f"{row['value']}{row['beside']}" for row in rows)
         else "",
         "low": words.number(span[0]),
         "high": words.number(span[1]),
@@ -209,14 +208,25 @@ def _p(outcome: Outcome) -> str:
 
 
 def _measures(contents: AblationContents) -> list[dict[str, Any]]:
-    """Of each prompt all measures of judging."""
+    """Of each prompt all measures of judging, as tables."""
     shown = []
     for prompt in contents.header.prompts:
-        names = list(dict.fromkeys(o.measure for o in contents.outcomes if (o.task, o.prompt) == ("judging", prompt)))
-        rows = []
-        for condition in contents.conditions:
-            found = [contents.of(Column("judging", prompt, name), condition) for name in names]
-            if all(outcome is not None for outcome in found):
-                rows.append({"name": condition, "cells": [estimate(o.value, 2) for o in found if o is not None]})
-        shown.append({"prompt": prompt, "names": [measure_name(name) for name in names], "rows": rows})
-    return [one for one in shown if one["names"]]
+        columns = [column for column in contents.judging_columns if column.prompt == prompt]
+        if columns:
+            titles = [measure_name(column.measure) for column in columns]
+            shown.append(
+                {
+                    "prompt": prompt,
+                    "titles": titles,
+                    "rows": _rows(contents, columns),
+                    "note": tables.brackets(contents, columns),
+                }
+            )
+    return shown
+
+
+def _rows(contents: AblationContents, columns: Sequence[Column]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "cells": row, "strong": name in (FULL_MODEL, contents.largest)}
+        for name, row in tables.cells(contents, columns)
+    ]

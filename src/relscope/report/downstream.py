@@ -18,7 +18,7 @@ from urllib.parse import quote
 from relscope.errors import InputError
 from relscope.report import ablation_page, circuit_page
 from relscope.report.ablation_contents import AblationContents, read_ablation
-from relscope.report.ablation_contents import findings as ablation_findings
+from relscope.report.ablation_findings import findings as ablation_findings
 from relscope.report.assets import REPORT_NAME
 from relscope.report.circuit_contents import CIRCUIT_NAME, CircuitContents, read_circuit
 from relscope.report.notices import Notice

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, get_args
 
+from relscope.analysis.ablation import LEAST_DRAWS
 from relscope.analysis.head_sets import N_DRAWS
 from relscope.choices import Kind, Positions
 from relscope.errors import InputError, did_you_mean
@@ -76,3 +77,17 @@ class AblationOptions:
                 raise InputError(f"{name}: give at least one, and each once, not {', '.join(values) or 'none'}")
         if self.kind == "resample" and self.positions != "region":
             raise InputError("positions: belong to the mean; a resampled position is found by its relative position")
+
+    @property
+    def remark(self) -> str:
+        """What reranking with so few random draws leaves open, and what it takes; empty where it leaves nothing."""
+        n = min(self.rerank_draws, self.draws)
+        if self.rerank is False or n >= LEAST_DRAWS:
+            return ""
+        needed = [name for name in ("draws", "rerank_draws") if getattr(self, name) < LEAST_DRAWS]
+        options = " and ".join(f"--{name.replace('_', '-')} {LEAST_DRAWS}" for name in needed)
+        return (
+            f"{n} random {'draw is' if n == 1 else 'draws are'} reranked with, too few to tell whether a set changes "
+            f"rankings more than random sets do; that takes {options}, where each draw more is one more reranking of "
+            "every kind of random set"
+        )
