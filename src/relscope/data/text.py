@@ -48,3 +48,8 @@ def cut_document(text: str) -> tuple[str, bool]:
 def same_words(text: str) -> str:
     """The text with each run of white space as one space: two texts are the same if these are equal."""
     return " ".join(text.split())
+
+
+def folded_words(text: str) -> str:
+    """As `same_words` of the cleaned text, in lower case: two queries are the same if these are equal."""
+    return same_words(clean_text(text)).casefold()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +35,7 @@ from relscope.analysis import (
 )
 from relscope.analysis.head_sets import SET_REGIONS
 from relscope.data import Collection, PairSet, RelevancePair
-from relscope.data.text import same_words
+from relscope.data.text import folded_words
 from relscope.errors import InputError
 from relscope.prompts import PromptTemplate
 from relscope.results import FULL_MODEL, ConditionRecord, QueryRecord, Run, SideRecord, open_run
@@ -75,7 +76,11 @@ class Selection:
         seen = self.seen
         if data == seen.data and any(query.query_id == query_id for query in seen.queries):
             return True
-        return _words(query_text) in {_words(query.query_text) for query in seen.queries}
+        return folded_words(query_text) in self._seen_texts
+
+    @cached_property
+    def _seen_texts(self) -> frozenset[str]:
+        return frozenset(folded_words(query.query_text) for query in self.seen.queries)
 
 
 def read_selection(run_dir: str | Path) -> Selection:
@@ -210,7 +215,3 @@ def _draws(name: str, kind: str, of: str | None, sets: Iterable[HeadSet]) -> lis
         ConditionRecord(name=name, kind=kind, draw=n, of=of, members=one.members)  # type: ignore[arg-type]
         for n, one in enumerate(sets, start=1)
     ]
-
-
-def _words(text: str) -> str:
-    return same_words(text).casefold()
