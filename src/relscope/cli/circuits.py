@@ -103,7 +103,9 @@ def circuit(
     measure: Annotated[
         str | None, typer.Option("--measure", rich_help_panel=_JUDGED, help="Of the reranking (nDCG@10).")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of all draws of queries and sets (0).")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of all draws: queries, sets, resampled prompts (0).")
+    ] = None,
     trust_remote_code: o.TrustRemoteCode = None,
     dtype: Annotated[str | None, typer.Option("--dtype", rich_help_panel=_OTHERS, help="As of relscope run.")] = None,
     device: o.Device = None,

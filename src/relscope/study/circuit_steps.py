@@ -144,7 +144,7 @@ def opened(out: Path, work: Work, circuit: Circuit, source: Mapping[str, Any]) -
         "data": {"name": prepared.loaded.name, "sha256": prepared.loaded.sha256},
         "token_sha256": prepared.token_sha256,
         "options": dataclasses.asdict(options),
-        "reranking": None if work.ranked is None else work.ranked.identity,
+        **({} if work.ranked is None else {"reranking": work.ranked.identity}),
         "relscope_version": __version__,
     }
     with create_or_resume_circuit(out, identity, {}) as folder:
