@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,24 @@ def test_only_the_same_weights_are_the_same_model() -> None:
     CIRCUIT.check_model({"name": "other name", "fingerprint": "f" * 64})
     with pytest.raises(InputError, match="the circuit was found in m, and n with a has other weights"):
         CIRCUIT.check_model({"name": "n", "adapter": "a", "fingerprint": "e" * 64})
+
+
+def test_a_model_of_other_shape_is_refused_and_another_of_the_same_told() -> None:
+    circuit = dataclasses.replace(CIRCUIT, model=CIRCUIT.model | {"dtype": "float32", "revision": None})
+    tuned = circuit.model | {"adapter": "tuned", "fingerprint": "e" * 64}
+    for given in (circuit, circuit.others, pickle.loads(pickle.dumps(circuit.others))):
+        assert given.check_use(circuit.model, 3, 4) is None
+        assert given.check_use(circuit.model | {"dtype": "bfloat16", "fingerprint": "b"}, 3, 4) is None
+        assert given.check_use(tuned, 3, 4) == (
+            "the circuit: was chosen in m (weights ffffffffffff) and is used in m with tuned (weights eeeeeeeeeeee), "
+            "another model of the same shape, where its heads may do otherwise"
+        )
+        with pytest.raises(InputError) as refused:
+            given.check_use(tuned, 2, 4)
+        assert str(refused.value) == (
+            "the circuit was chosen in m, with 3 layers of 4 heads, and m with tuned has 2 of 4: its heads are none of "
+            "this model's; choose by a run of it"
+        )
 
 
 def effects(*of: tuple[int, int, str, float]) -> pd.DataFrame:

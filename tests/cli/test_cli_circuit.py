@@ -176,6 +176,12 @@ def test_a_saved_circuit_is_judged_with_another_prompt_and_on_other_data(
         (["nowhere.json"], "nowhere.json: cannot be read"),
         (["{found}/circuit.json", "--data", "nowhere"], "nowhere"),
         (["{run}", "--threshold", "2"], "threshold: must be between 0 and 1, not 2.0"),
+        (["{run}", "--threshold", "0.01"], "tolerance: 0.02 is not below the threshold, 0.01: pruning could leave"),
+        (
+            ["{run}", "--kind", "resample", "--reference", "2", "--memory", "1KiB"],
+            "memory: 0.000977 MiB are too little",
+        ),
+        (["{run}", "--memory", "some"], "'some' is no amount of memory"),
         (["{run}", "-o", "{run}"], "is no manifest of a circuit; give another folder"),
         (["{run}", "-o", "{found}"], "holds a circuit of other settings: options."),
         (["{run}", "--reference", "60"], "queries are left beside the 10 that selected, and 60 of them would give"),
@@ -206,6 +212,7 @@ def test_help_names_every_option_and_imports_nothing_heavy() -> None:
         "prompt",
         "rerank",
         "depth",
+        "memory",
         "out",
     ):
         assert f"--{option} " in outcome.out

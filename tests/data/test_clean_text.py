@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relscope.data.text import MAX_DOCUMENT_CHARACTERS, clean_text, cut_document, same_words
+from relscope.data.text import MAX_DOCUMENT_CHARACTERS, clean_text, cut_document, folded_words, same_words
 
 # characters() leaves surrogates out unless told otherwise; here they are the point
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -69,3 +69,8 @@ def test_a_space_in_the_first_half_does_not_cost_half_the_document() -> None:
 def test_texts_that_differ_in_white_space_only_are_the_same_words() -> None:
     assert same_words(" one\n two\tthree ") == same_words("one two  three")
     assert same_words("one two") != same_words("onetwo")
+
+
+def test_queries_are_the_same_whatever_their_case_white_space_and_control_characters() -> None:
+    assert folded_words(" Wie\tGROSS\x00ist\n er?") == folded_words("wie groß ist er?") == "wie gross ist er?"
+    assert folded_words("a bc") != folded_words("ab c")

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relscope.data import Bm25, Collection, first_stage, load_collection, read_run, run_text
+from relscope.data import (
+    Bm25,
+    Collection,
+    first_stage,
+    load_collection,
+    qrels_sha256,
+    read_run,
+    run_text,
+    texts_sha256,
+)
 from relscope.errors import InputError
 
 COLLECTION = Collection(
@@ -99,3 +108,27 @@ def test_the_demo_collection_has_a_first_stage_for_every_query() -> None:
     assert list(first.rankings) == list(demo.queries)
     assert all(first.rankings.values())
     assert first.left_out == ()
+
+
+def test_hashes_of_what_is_ranked_follow_texts_order_and_judgements_and_nothing_else() -> None:
+    rankings = {"q1": ("d1", "d2"), "q2": ("d3",)}
+    texts, qrels = texts_sha256(COLLECTION, rankings), qrels_sha256(COLLECTION, rankings)
+    unranked = replace(
+        COLLECTION,
+        documents={**COLLECTION.documents, "d4": "pepper"},
+        queries={**COLLECTION.queries, "q3": "black tea"},
+        qrels={**COLLECTION.qrels, "q9": {"d2": 1}},
+    )
+    assert (texts_sha256(unranked, rankings), qrels_sha256(unranked, rankings)) == (texts, qrels)
+    for other in (
+        replace(COLLECTION, documents={**COLLECTION.documents, "d2": "a dog"}),
+        replace(COLLECTION, queries={**COLLECTION.queries, "q2": "blue whales"}),
+    ):
+        assert texts_sha256(other, rankings) != texts
+        assert qrels_sha256(other, rankings) == qrels
+    assert texts_sha256(COLLECTION, {**rankings, "q1": ("d2", "d1")}) != texts
+    both = {"q1": {"d1": 1, "d2": 0}, "q2": {"d3": 1}}
+    of_both = qrels_sha256(replace(COLLECTION, qrels=both), rankings)
+    assert of_both != qrels
+    turned = {**both, "q1": {"d2": 0, "d1": 1}}
+    assert qrels_sha256(replace(COLLECTION, qrels=turned), rankings) == of_both

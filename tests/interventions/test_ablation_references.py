@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -61,8 +62,22 @@ def test_only_the_layers_that_are_asked_for_are_kept(
         ablated(llama, [(1, 1, "last")], kind="resample", reference=of),
     ):
         pass
-    with pytest.raises(InputError, match="give fewer prompts, or the sites that are ablated"):
-        reference_of(llama, others, "resample", memory_bytes=1000)
+
+
+def test_too_little_memory_is_said_with_how_much_is_needed_and_what_takes_less(
+    llama: JudgeModel, others: list[Prompt]
+) -> None:
+    least = 4 * sum(map(len, others)) * llama.shape.n_layers * llama.shape.n_heads * llama.shape.d_head
+    reference_of(llama, others, "resample", memory_bytes=least)
+    with pytest.raises(InputError) as refused:
+        reference_of(llama, others, "resample", memory_bytes=least - 1)
+    assert str(refused.value) == (
+        f"memory: {(least - 1) / 2**20:.3g} MiB are too little for the reference's values, which take up to "
+        f"{math.ceil(least / 2**20)} MiB: give at least that (--memory, in Python memory_bytes), fewer reference "
+        "prompts (--reference of relscope circuit), or means of them (--kind mean)"
+    )
+    with pytest.raises(InputError, match=r"or means by region \(--positions region\) of fewer layers \(sites\)"):
+        reference_of(llama, others, positions="relative", memory_bytes=1000)
 
 
 def test_references_that_do_not_suit_are_refused(llama: JudgeModel, judged: list[Prompt], others: list[Prompt]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ import planted
 from relscope.analysis import Circuit, Head, all_heads, without
 from relscope.errors import InputError
 from relscope.interventions import ablated, reference_of
-from relscope.models import JudgeModel
-from relscope.results import open_circuit
+from relscope.models import JudgeModel, ModelIdentity
+from relscope.results import Run, open_circuit, open_run
 from relscope.study import CircuitOptions, StudyConfig, evaluate_circuit, find_circuit, run_study, transfer_config
 from relscope.study.circuit_search import prune, smallest_size
+from relscope.study.circuits import _selection
 from tiny_study import Told, interrupted_after
 
 SITES = tuple(Head(layer, 0, "last") for layer in range(20))
@@ -66,6 +69,12 @@ def test_pruning_stays_above_its_floor_in_all() -> None:
     pruned = prune(SITES, lambda members: sum(weights[m] for m in members), 0.88, 100)
     assert len(pruned.kept) == 18
     assert pruned.faithfulness == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 20])
+def test_pruning_leaves_one_member_however_low_the_floor_is(n: int) -> None:
+    pruned = prune(SITES[:n], Counted({19}), -1.0, 1000)
+    assert (pruned.kept, pruned.n_untried) == (SITES[:1], 0)
 
 
 WORDS = planted.MEANINGS
@@ -181,6 +190,74 @@ def test_a_saved_circuit_is_evaluated_elsewhere_and_never_on_queries_that_select
     assert turned.faithfulness["n_queries"] == 6
 
 
+@pytest.mark.parametrize("of", ["circuit", "others"])
+def test_ablated_tells_another_model_than_the_circuits_and_refuses_one_of_other_shape(
+    found: tuple[Circuit, Path], of: str
+) -> None:
+    circuit = found[0]
+    sites = circuit if of == "circuit" else circuit.others
+    own, other = planted.matching_model().judge, planted.decoy_model().judge
+    own.identity = ModelIdentity(**circuit.model)
+    with warnings.catch_warnings(action="error"), ablated(own, sites, kind="zero"):
+        pass
+    with pytest.warns(UserWarning, match="another model of the same shape"), ablated(other, sites, kind="zero"):
+        pass
+    larger = dataclasses.replace(circuit, n_layers=5)
+    sites = larger if of == "circuit" else larger.others
+    with pytest.raises(InputError, match="with 5 layers of 4 heads, and"), ablated(own, sites):
+        pass
+
+
+def test_prompts_of_another_template_in_which_regions_share_a_token_are_refused(
+    planted_folder: Path, found: tuple[Circuit, Path], tmp_path: Path
+) -> None:
+    config = study_config(planted_folder, pairs=None, prompt={"answer_prefix": ""})
+    with pytest.raises(InputError, match="regions instruction, last: share a token in the prompts of"):
+        evaluate_circuit(found[0], config, tmp_path / "out", OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_whose_reranking_is_of_other_texts_or_judgements_is_refused(
+    planted_folder: Path, run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "ranked.jsonl"
+    lines = []
+    for line in map(json.loads, (planted_folder / "pairs.jsonl").read_text().splitlines()):
+        positive, (negative,) = line["positive_document"], line["hard_negative_document"]
+        found = {"positive_document": f"{line['query']} {positive}",  # BM25 finds documents by the query's own words
+                 "hard_negative_document": [f"{line['query']} {negative}"]}  # fmt: skip
+        lines.append(line | found)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    file.write_text(text)
+    options = dataclasses.replace(
+        OPTIONS, rerank=str(file), prune_sets=0, minimality=0, draws=0, randoms=0, shares=(1.0,)
+    )
+    find_circuit(run, tmp_path / "out", options, device="cpu")
+    last = lines[-1]
+    changed = dict(last, hard_negative_document=[f"{last['query']} hound loaf"])
+    judged = dict(last, positive_document=lines[-2]["positive_document"])  # one more judgement, no other text
+    for rewritten, field in (([*lines[:-1], changed], "texts"), ([*lines, judged], "qrels")):
+        file.write_text("".join(json.dumps(line) + "\n" for line in rewritten))
+        with pytest.raises(InputError, match=rf"holds a circuit of other settings: .*reranking\.{field}_sha256: "):
+            find_circuit(run, tmp_path / "out", options, device="cpu")
+    file.write_text(text)
+    find_circuit(run, tmp_path / "out", options, device="cpu")
+
+
+def test_queries_of_one_text_select_together(run: Path) -> None:
+    study = open_run(run)
+    twin = {pair.query_id: pair.query_text.upper() for pair in study.manifest.pairs}
+    pairs = [pair.model_copy(update={"pair_id": f"{name}{pair.pair_id}", "query_id": f"{name}{pair.query_id}", **text})
+             for pair in study.manifest.pairs
+             for name, text in (("", {}), ("twin ", {"query_text": twin[pair.query_id]}))]  # fmt: skip
+    of_twins = Run(study.directory, study.manifest.model_copy(update={"pairs": pairs}), None)
+    for seed in range(4):
+        options = dataclasses.replace(OPTIONS, select=0.5, seed=seed)
+        selected = _selection(study, options)
+        assert len(selected) == 2
+        assert set(_selection(of_twins, options)) == {*selected, *(f"twin {pair_id}" for pair_id in selected)}
+
+
 def test_a_circuit_of_another_model_is_refused(
     planted_folder: Path, found: tuple[Circuit, Path], tmp_path: Path
 ) -> None:
@@ -196,6 +273,11 @@ def test_a_circuit_of_another_model_is_refused(
     ("fields", "message"),
     [
         ({"threshold": 1.2}, "threshold: must be between 0 and 1, not 1.2"),
+        (
+            {"tolerance": 0.9},
+            "tolerance: 0.9 is not below the threshold, 0.85: pruning could leave nothing",
+        ),
+        ({"threshold": 0.01}, "tolerance: 0.02 is not below the threshold, 0.01"),
         ({"by": "size"}, "by: 'size' does not exist: use one of: magnitude, effect"),
         ({"kind": "men"}, "kind: 'men' does not exist: did you mean 'mean'?"),
         ({"draws": -1}, "draws: must be at least 0, not -1"),

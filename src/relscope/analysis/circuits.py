@@ -22,6 +22,7 @@ import pandas as pd
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from relscope.analysis.head_sets import Head
+from relscope.analysis.head_source import check_shape, doubt_of, model_name
 from relscope.analysis.regions import disjoint
 from relscope.errors import InputError
 from relscope.results import read_json, write_whole
@@ -96,9 +97,25 @@ class Circuit:
         return all_heads(self.n_layers, self.n_heads, self.regions)
 
     @property
-    def others(self) -> tuple[Head, ...]:
+    def others(self) -> OtherSites:
         """The candidates that are no members: ablated, they leave the circuit alone."""
-        return without(self.all_sites, self.members)
+        return OtherSites(self, without(self.all_sites, self.members))
+
+    def check_use(self, identity: Mapping[str, Any], n_layers: int, n_heads: int) -> str | None:
+        """Refuse a model of other shape than that in which it was found, and say where another has the same.
+
+        Args:
+            identity: of the model that it would be used in (`ModelIdentity`).
+            n_layers, n_heads: its shape.
+
+        Returns:
+            What a reader must know; None where it is the circuit's model, in whatever number format.
+
+        Raises:
+            InputError: names both models and their shapes.
+        """
+        check_shape("the circuit", self.model, (self.n_layers, self.n_heads), identity, (n_layers, n_heads))
+        return doubt_of("the circuit", self.model, identity)
 
     def check_model(self, identity: Mapping[str, Any]) -> None:
         """Refuse a model with other weights.
@@ -108,9 +125,9 @@ class Circuit:
         """
         if identity["fingerprint"] != self.model["fingerprint"]:
             raise InputError(
-                f"the circuit was found in {_named(self.model)}, and {_named(identity)} has other weights (fingerprint "
-                f"{str(self.model['fingerprint'])[:12]} and {str(identity['fingerprint'])[:12]}); a circuit means "
-                "nothing in another model"
+                f"the circuit was found in {model_name(self.model)}, and {model_name(identity)} has other weights "
+                f"(fingerprint {str(self.model['fingerprint'])[:12]} and {str(identity['fingerprint'])[:12]}); a "
+                "circuit means nothing in another model"
             )
 
     def to_json(self) -> str:
@@ -172,6 +189,29 @@ class Circuit:
             raise InputError(f"circuit, field {path}: {problem['msg']}") from error
 
 
+class OtherSites(tuple[Head, ...]):
+    """The candidates that are no members of a circuit; they know its model, as the circuit does.
+
+    Attributes:
+        circuit: whose.
+    """
+
+    circuit: Circuit
+
+    def __new__(cls, circuit: Circuit, sites: Iterable[Head]) -> OtherSites:
+        """Some sites of a circuit's candidates."""
+        others = super().__new__(cls, sites)
+        others.circuit = circuit
+        return others
+
+    def __getnewargs__(self) -> tuple[Circuit, tuple[Head, ...]]:
+        return self.circuit, tuple(self)
+
+    def check_use(self, identity: Mapping[str, Any], n_layers: int, n_heads: int) -> str | None:
+        """As `Circuit.check_use`."""
+        return self.circuit.check_use(identity, n_layers, n_heads)
+
+
 def all_heads(n_layers: int, n_heads: int, regions: Sequence[str]) -> tuple[Head, ...]:
     """Every head at every region."""
     return tuple(Head(layer, head, r) for r in regions for layer in range(n_layers) for head in range(n_heads))
@@ -185,6 +225,8 @@ def without(sites: Iterable[Head], removed: Iterable[Head]) -> tuple[Head, ...]:
 
 def check_regions(regions: Sequence[str]) -> None:
     """Refuse regions that share tokens: a position would be kept at one of them and ablated at the other.
+
+    By their names alone; of prompts that end within a part, `last` and that part share a token as well.
 
     Raises:
         InputError: names those that may be used together.
@@ -246,8 +288,3 @@ def circuit_sizes(n_sites: int, shares: Sequence[float] = SHARES) -> tuple[int, 
         if not 0 < share <= 1 or not math.isfinite(share):
             raise InputError(f"share {share} of all sites: give numbers above 0 and at most 1")
     return tuple(sorted({max(1, round(share * n_sites)) for share in shares} | {n_sites}))
-
-
-def _named(identity: Mapping[str, Any]) -> str:
-    adapter = f" with {identity['adapter']}" if identity.get("adapter") else ""
-    return f"{identity.get('name')}{adapter}"

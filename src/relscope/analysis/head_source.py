@@ -62,9 +62,15 @@ class HeadSource:
         )
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Which weights these are, by the names of `ModelIdentity`."""
+        return {"name": self.model, "adapter": self.adapter, "revision": self.revision, "dtype": self.dtype,
+                "fingerprint": self.fingerprint}  # fmt: skip
+
+    @property
     def model_text(self) -> str:
         """The model for display: as it was asked for, and what that is."""
-        named = _named(self.model, self.adapter)
+        named = model_name(self.identity)
         return named if self.asked is None else f"{self.asked} ({named})"
 
     @classmethod
@@ -96,25 +102,49 @@ class HeadSource:
         Raises:
             InputError: names both models and their shapes.
         """
-        here = _named(identity["name"], identity.get("adapter"))
-        chosen_in = _named(self.model, self.adapter)
-        if (n_layers, n_heads) != (self.n_layers, self.n_heads):
-            raise InputError(
-                f"head set {name!r} was chosen in {chosen_in}, with {self.n_layers} layers of {self.n_heads} heads, "
-                f"and {here} has {n_layers} of {n_heads}: its heads are none of this model's; choose by a run of it"
-            )
-        if identity["dtype"] == self.dtype:
-            same = identity["fingerprint"] == self.fingerprint
-        else:
-            known = (self.model, self.adapter, self.revision)
-            same = (identity["name"], identity.get("adapter"), identity.get("revision")) == known
-        if same:
-            return None
-        return (
-            f"{name}: was chosen in {chosen_in} (weights {self.fingerprint[:12]}) and is used in {here} (weights "
-            f"{str(identity['fingerprint'])[:12]}), another model of the same shape, where its heads may do otherwise"
+        check_shape(f"head set {name!r}", self.identity, (self.n_layers, self.n_heads), identity, (n_layers, n_heads))
+        return doubt_of(name, self.identity, identity)
+
+
+def check_shape(
+    what: str,
+    chosen_in: Mapping[str, Any],
+    shape: tuple[int, int],
+    used_in: Mapping[str, Any],
+    shape_there: tuple[int, int],
+) -> None:
+    """Refuse to use heads in a model of other shape, given as numbers of layers and of heads a layer.
+
+    Raises:
+        InputError: names both models and their shapes.
+    """
+    if shape != shape_there:
+        raise InputError(
+            f"{what} was chosen in {model_name(chosen_in)}, with {shape[0]} layers of {shape[1]} heads, and "
+            f"{model_name(used_in)} has {shape_there[0]} of {shape_there[1]}: its heads are none of this model's; "
+            "choose by a run of it"
         )
 
 
-def _named(name: Any, adapter: Any) -> str:
+def doubt_of(what: str, chosen_in: Mapping[str, Any], used_in: Mapping[str, Any]) -> str | None:
+    """What a reader must know where heads are used in another model of the same shape; None where it is the same.
+
+    Number formats have fingerprints of their own: where they differ, name, adapter and revision decide.
+    """
+    if used_in.get("dtype") == chosen_in.get("dtype"):
+        same = used_in["fingerprint"] == chosen_in["fingerprint"]
+    else:
+        same = all(used_in.get(field) == chosen_in.get(field) for field in ("name", "adapter", "revision"))
+    if same:
+        return None
+    weights, weights_there = (str(identity["fingerprint"])[:12] for identity in (chosen_in, used_in))
+    return (
+        f"{what}: was chosen in {model_name(chosen_in)} (weights {weights}) and is used in {model_name(used_in)} "
+        f"(weights {weights_there}), another model of the same shape, where its heads may do otherwise"
+    )
+
+
+def model_name(identity: Mapping[str, Any]) -> str:
+    """A model for display, by its identity (`ModelIdentity`)."""
+    name, adapter = identity.get("name"), identity.get("adapter")
     return f"{name} with {adapter}" if adapter else str(name)

@@ -103,10 +103,13 @@ def circuit(
     measure: Annotated[
         str | None, typer.Option("--measure", rich_help_panel=_JUDGED, help="Of the reranking (nDCG@10).")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of all draws of queries and sets (0).")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of all draws: queries, sets, resampled prompts (0).")
+    ] = None,
     trust_remote_code: o.TrustRemoteCode = None,
     dtype: Annotated[str | None, typer.Option("--dtype", rich_help_panel=_OTHERS, help="As of relscope run.")] = None,
     device: o.Device = None,
+    memory: o.Memory = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder; an unfinished circuit in it is continued.")
     ] = None,
@@ -148,19 +151,19 @@ def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummar
     require_out(folder, "circuit")
     from relscope.cli.progress import progress_shown
 
-    device, trusted = given.get("device", "auto"), given.get("trust_remote_code", False)
+    machine: dict[str, Any] = {name: given[name] for name in ("device", "memory", "trust_remote_code") if name in given}
     with progress_shown() as progress:
         from relscope.study import evaluate_circuit, find_circuit, load_circuit, prompt_fields, transfer_config
 
         if is_circuit:
             saved = load_circuit(source)
             fields = {name: given[name] for name in _OF_A_CIRCUIT if name in given}
-            fields |= {"device": device, "trust_remote_code": trusted}
+            fields |= machine
             if "prompt" in fields:
                 fields["prompt"] = prompt_fields(fields["prompt"])
             evaluate_circuit(saved, transfer_config(saved, fields), folder, options, progress=progress)
         else:
-            find_circuit(source, folder, options, device=device, trust_remote_code=trusted, progress=progress)
+            find_circuit(source, folder, options, progress=progress, **machine)
         from relscope.report import build_circuit_report
 
         progress.stage("writing the report")

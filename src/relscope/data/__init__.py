@@ -6,7 +6,7 @@ this package loads neither torch nor bm25s nor pandas.
 
 from relscope.data.beir import load_beir
 from relscope.data.collection import Collection
-from relscope.data.first_stage import FirstStage, LeftOut, first_stage
+from relscope.data.first_stage import FirstStage, LeftOut, first_stage, qrels_sha256, texts_sha256
 from relscope.data.irds import load_irds
 from relscope.data.jsonl import pairs_from_jsonl
 from relscope.data.negatives import Bm25, NegativeSampling
@@ -38,7 +38,9 @@ __all__ = [
     "pairs_from_collection",
     "pairs_from_jsonl",
     "pairs_sha256",
+    "qrels_sha256",
     "read_run",
     "require_source",
     "run_text",
+    "texts_sha256",
 ]

@@ -10,7 +10,9 @@ Cost: with BM25 one pass over the corpus, then one sparse sum a query.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +110,24 @@ def first_stage(
         bm25 = Bm25(collection.documents)
         rankings = {query_id: tuple(bm25.rank(text, depth)) for query_id, text in asked.items()}
     return FirstStage(name, rankings, tuple(left_out))
+
+
+def texts_sha256(collection: Collection, rankings: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 over the texts of all queries and documents that are ranked, and the order in which they stand."""
+    digest = hashlib.sha256()
+    for query_id, doc_ids in rankings.items():
+        texts = [(doc_id, collection.documents.get(doc_id)) for doc_id in doc_ids]
+        digest.update(json.dumps([query_id, collection.queries[query_id], texts]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def qrels_sha256(collection: Collection, query_ids: Iterable[str]) -> str:
+    """SHA-256 over the judgements of some queries, whatever the order of their documents."""
+    digest = hashlib.sha256()
+    for query_id in query_ids:
+        grades = sorted(collection.qrels.get(query_id, {}).items())
+        digest.update(json.dumps([query_id, grades]).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _ranked(collection: Collection, run: str | Path | None) -> tuple[str, Mapping[str, Sequence[str]] | None]:

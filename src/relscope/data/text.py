@@ -50,6 +50,6 @@ def same_words(text: str) -> str:
     return " ".join(text.split())
 
 
-def same_query(text: str) -> str:
-    """Clean, in one case: two queries are the same if these are equal, whatever data and ids they come from."""
+def folded_words(text: str) -> str:
+    """As `same_words` of the cleaned text, in lower case: two queries are the same if these are equal."""
     return same_words(clean_text(text)).casefold()

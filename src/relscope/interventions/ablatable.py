@@ -21,7 +21,7 @@ Ablatable = Site | tuple[int, int, str]
 
 @runtime_checkable
 class ChosenHeads(Protocol):
-    """Heads that know in which model they were chosen, as a head set does."""
+    """Heads that know in which model they were chosen, as a head set and a circuit do."""
 
     def check_use(self, identity: Mapping[str, Any], n_layers: int, n_heads: int) -> str | None:
         """Refuse a model of other shape; say where it is another one of the same."""

@@ -48,13 +48,14 @@ def ablated(
 
     Args:
         judge: the model.
-        sites: of `z`, `attn_out` or `mlp_out`; a head may be given as (layer, head, region), or as a whole head set.
+        sites: of `z`, `attn_out` or `mlp_out`; a head may be given as (layer, head, region), or all as a
+            head set or circuit.
         kind: `mean` and `resample` need a reference of that kind; `zero` takes none.
         reference: from `reference_of`, of the same model.
         keep_only: ablate all else of the sites' components (of `z` where there are no sites) at all positions.
 
     Raises:
-        InputError: a site is none of the model's or cannot be ablated, a head set was chosen in a model of other shape,
+        InputError: a site is none of the model's or cannot be ablated, heads were chosen in a model of other shape,
             the reference does not suit, or the model fails the clauses of the contract that patching needs.
     """
     judge.contract.require_patching(judge.identity.name)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -137,7 +138,7 @@ def reference_of(
         layout = _Fixed.of(prompts)
     else:
         layout = _Parts.of(prompts, N_PARTS if positions == "relative" else 1)
-    _check_memory(judge, kept, layout.n_cells, memory_bytes)
+    _check_memory(judge, kept, layout, memory_bytes)
     gathered = _gather(judge, prompts, kept, layout)
     fingerprint = judge.identity.fingerprint
     return Reference(kind, positions, len(prompts), fingerprint, _prompts_sha256(prompts), layout, gathered)
@@ -307,14 +308,18 @@ def _seeing(judge: JudgeModel, kept: Sequence[tuple[str, int]]) -> Iterator[dict
         yield seen
 
 
-def _check_memory(judge: JudgeModel, kept: Sequence[tuple[str, int]], n_cells: int, memory_bytes: int) -> None:
+def _check_memory(judge: JudgeModel, kept: Sequence[tuple[str, int]], layout: _Layout, memory_bytes: int) -> None:
     shape = judge.shape
     width = sum(shape.n_heads * shape.d_head if component == "z" else shape.d_model for component, _ in kept)
-    needed = 4 * n_cells * width
+    needed = 4 * layout.n_cells * width
+    if isinstance(layout, _Donors):
+        less = "fewer reference prompts (--reference of relscope circuit), or means of them (--kind mean)"
+    else:
+        less = "or means by region (--positions region) of fewer layers (sites)"
     if needed > memory_bytes:
         raise InputError(
-            f"memory_bytes: the reference's values take up to {needed / 2**20:.0f} MiB, and {memory_bytes / 2**20:.0f} "
-            "MiB are allowed; give fewer prompts, or the sites that are ablated"
+            f"memory: {memory_bytes / 2**20:.3g} MiB are too little for the reference's values, which take up to "
+            f"{math.ceil(needed / 2**20)} MiB: give at least that (--memory, in Python memory_bytes), {less}"
         )
 
 

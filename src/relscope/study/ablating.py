@@ -45,12 +45,10 @@ from relscope.study.ablation_plan import (
 )
 from relscope.study.config import StudyConfig, prompt_fields
 from relscope.study.prepare import Progress, Silent, Within, load_data, load_model
-from relscope.study.ranking_methods import most_prompts
+from relscope.study.ranking_methods import UNDER_ABLATION, most_prompts
 from relscope.study.rerank_options import Reranking
 from relscope.study.reranking import rerank
 
-PAIRWISE_METHOD: Final = "heapsort"
-"""How pairwise prompts rank: fewest prompts for the best ten."""
 _TOP: Final = 10
 _N_LINTED: Final = 4
 
@@ -116,7 +114,7 @@ class _Bench:
                 self.judge,
                 collection,
                 template,
-                Reranking(method=_method(template), depth=self.options.depth, top=_TOP),
+                Reranking(method=UNDER_ABLATION[template.format], depth=self.options.depth, top=_TOP),
                 folder=kept,
                 progress=progress,
             )
@@ -254,12 +252,8 @@ def _require_same_model(judge: JudgeModel, selection: Selection) -> None:
         )
 
 
-def _method(template: PromptTemplate) -> str:
-    return PAIRWISE_METHOD if template.format == "pairwise" else "pointwise"
-
-
 def _most_ranked(ranked: ToRank, asked: Asked) -> int:
-    method = _method(asked.renderer.template)
+    method = UNDER_ABLATION[asked.renderer.template.format]
     return sum(most_prompts(method, len(documents), _TOP) for documents in ranked.record.rankings.values())
 
 

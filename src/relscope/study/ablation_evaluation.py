@@ -11,9 +11,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from relscope.data import Collection, PairSet, RelevancePair, first_stage, load_collection
+from relscope.data import Collection, PairSet, RelevancePair, first_stage, load_collection, texts_sha256
 from relscope.errors import InputError
 from relscope.models import JudgeModel
 from relscope.prompts import AlignedPair, PromptRenderer, PromptTemplate
@@ -59,14 +58,10 @@ class ToRank:
     collection: Collection
     record: RerankRecord
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Over the texts of all queries and documents that are ranked, and the first stage's order."""
-        digest = hashlib.sha256()
-        for query_id, documents in self.record.rankings.items():
-            texts = [(doc_id, self.collection.documents.get(doc_id)) for doc_id in documents]
-            digest.update(json.dumps([query_id, self.collection.queries[query_id], texts]).encode() + b"\n")
-        return digest.hexdigest()
+        return texts_sha256(self.collection, self.record.rankings)
 
 
 @dataclass(frozen=True)

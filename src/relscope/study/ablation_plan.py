@@ -34,7 +34,7 @@ from relscope.analysis import (
 )
 from relscope.analysis.head_sets import SET_REGIONS
 from relscope.data import Collection, PairSet, RelevancePair
-from relscope.data.text import same_query
+from relscope.data.text import folded_words
 from relscope.errors import InputError
 from relscope.prompts import PromptTemplate
 from relscope.results import FULL_MODEL, ConditionRecord, QueryRecord, Run, SideRecord, open_run
@@ -72,11 +72,11 @@ class Selection:
 
     def shares(self, query_text: str) -> bool:
         """True if this is a query of the run, by its text: an id may be that of another query in other data."""
-        return same_query(query_text) in self._seen_texts
+        return folded_words(query_text) in self._seen_texts
 
     @cached_property
     def _seen_texts(self) -> frozenset[str]:
-        return frozenset(same_query(query.query_text) for query in self.seen.queries)
+        return frozenset(folded_words(query.query_text) for query in self.seen.queries)
 
 
 def read_selection(run_dir: str | Path) -> Selection:

@@ -5,22 +5,23 @@ Progress is counted in prompts: two a pair, and those that a method may ask of e
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from relscope.analysis import Head, ranking_values
-from relscope.data import Collection, FirstStage
+from relscope.data import Collection, FirstStage, qrels_sha256, texts_sha256
 from relscope.interventions import Reference, ablated, reference_of
 from relscope.models import JudgeModel
 from relscope.prompts import AlignedPair, PromptTemplate
 from relscope.results import CircuitFolder
+from relscope.study.circuit_options import CircuitOptions
 from relscope.study.prepare import Progress, Within
 from relscope.study.ranking_methods import most_prompts
 from relscope.study.rerank_options import Reranking
@@ -46,6 +47,18 @@ class RankedCollection:
     template: PromptTemplate
     options: Reranking
     measure: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the values of a reranking beside the model and its prompt, as JSON values."""
+        rankings = self.first.rankings
+        return {
+            "data": self.collection.name,
+            "method": self.options.method_of(self.template),
+            "first_stage": self.first.name,
+            "texts_sha256": texts_sha256(self.collection, rankings),
+            "qrels_sha256": qrels_sha256(self.collection, rankings),
+        }
 
     @property
     def most_prompts(self) -> int:
@@ -142,13 +155,25 @@ class Measurer:
 
 
 def ablation_of(
-    judge: JudgeModel, kind: str, positions: str, pairs: Sequence[AlignedPair], sites: Sequence[Head]
+    judge: JudgeModel,
+    options: CircuitOptions,
+    pairs: Sequence[AlignedPair],
+    sites: Sequence[Head],
+    memory_bytes: int,
 ) -> Ablation:
-    """The ablation of a kind, with its values gathered from both prompts of some pairs."""
-    if kind == "zero":
-        return Ablation(kind, None)
+    """The ablation of a kind, with its values gathered from both prompts of some pairs.
+
+    Raises:
+        InputError: the values take more than `memory_bytes`.
+    """
+    if options.kind == "zero":
+        return Ablation(options.kind, None)
     prompts = [prompt for pair in pairs for prompt in (pair.clean, pair.corrupted)]
-    return Ablation(kind, reference_of(judge, prompts, kind, positions=positions, sites=sites))
+    reference = reference_of(
+        judge, prompts, options.kind, positions=options.positions, sites=sites, seed=options.seed,
+        memory_bytes=memory_bytes,
+    )  # fmt: skip
+    return Ablation(options.kind, reference)
 
 
 def ranked_collection(
@@ -160,19 +185,6 @@ def ranked_collection(
         InputError: the first stage cannot be used, or no query is left.
     """
     return RankedCollection(collection, first_of(collection, options), template, options, measure)
-
-
-def without_queries(collection: Collection, texts: set[str]) -> Collection:
-    """A collection without the queries of some texts."""
-    kept = {query_id: text for query_id, text in collection.queries.items() if text not in texts}
-    gone = set(collection.queries) - set(kept)
-    run = collection.run
-    return dataclasses.replace(
-        collection,
-        queries=kept,
-        qrels={query_id: grades for query_id, grades in collection.qrels.items() if query_id not in gone},
-        run=None if run is None else {query_id: docs for query_id, docs in run.items() if query_id not in gone},
-    )
 
 
 def set_rows(folder: CircuitFolder, step: str, *, ranking: bool = False) -> pd.DataFrame:

@@ -14,7 +14,7 @@ class CircuitOptions:
 
     Attributes:
         threshold: the f (of LD) that the circuit is grown to.
-        tolerance: how much of it pruning may cost, in all.
+        tolerance: how much of it pruning may cost, in all; below the threshold, or nothing need be left.
         by: sites are ranked by the `magnitude` of their effect, or by the `effect`.
         kind: of ablation: mean, zero, resample.
         positions: of means: region or relative.
@@ -26,7 +26,7 @@ class CircuitOptions:
         minimality: at most so many members are left out one by one, drawn at random where there are more.
         draws: random parts of the circuit for its completeness.
         randoms: random sets of the circuit's size, as many at each region, kept alone for comparison.
-        seed: of all draws.
+        seed: of all draws, those of the prompts that `resample` takes its activations from included.
         rerank: a collection that is reranked under each ablation, or None.
         depth, queries: of the reranking.
         measure: of the reranking, as ir-measures names it.
@@ -60,6 +60,11 @@ class CircuitOptions:
             value = getattr(self, name)
             if value is not None and not low < value <= high:
                 raise InputError(f"{name}: must be between 0 and 1, not {value}")
+        if self.tolerance >= self.threshold:
+            raise InputError(
+                f"tolerance: {self.tolerance:g} is not below the threshold, {self.threshold:g}: pruning could leave "
+                "nothing; give a lower tolerance or a higher threshold"
+            )
         for name, known in (("by", ("magnitude", "effect")), ("kind", ("mean", "zero", "resample")),
                             ("positions", ("region", "relative"))):  # fmt: skip
             given = getattr(self, name)

@@ -2,7 +2,7 @@
 
     grow     the first sizes of a grid until f reaches the threshold; between that size and the one before, bisection
     prune    from the weakest members on: a block is removed if f stays at or above a floor; a block that may not go is
-             halved, and each half tried, down to single members
+             halved, and each half tried, down to single members; all that is left never goes at once
 
 Bisection takes f to rise with the size between two sizes of the grid; where it does not, the size that is found reaches
 the threshold, and need not be the smallest that does. Pruning is one pass: a member that may not go is not tried again
@@ -28,7 +28,7 @@ class Pruned:
     """What pruning left.
 
     Attributes:
-        kept: the members that are left, in their order.
+        kept: the members that are left, in their order; at least one.
         faithfulness: f of these.
         n_tried: sets that were measured.
         n_untried: members left only because the number of sets was used up.
@@ -64,10 +64,10 @@ def smallest_size(ranked: Sequence[Head], sizes: Sequence[int], faithfulness: Fa
 
 
 def prune(members: Sequence[Head], faithfulness: Faithfulness, floor: float, most: int) -> Pruned:
-    """Remove members, the weakest first, as long as f stays at or above the floor.
+    """Remove members but one, the weakest first, as long as f stays at or above the floor.
 
     Args:
-        members: the strongest first; their own f is at or above the floor.
+        members: at least one, the strongest first; their own f is at or above the floor.
         faithfulness: measures a set.
         floor: below which f may not fall, whatever is removed.
         most: sets that may be measured.
@@ -78,11 +78,14 @@ def prune(members: Sequence[Head], faithfulness: Faithfulness, floor: float, mos
     n_untried = 0
     while blocks:
         block = blocks.pop(0)
+        less = without(kept, block)
+        if not less:
+            blocks = _halves(block) if len(block) > 1 else []
+            continue
         if n_tried == most:
             n_untried += len(block)
             continue
         n_tried += 1
-        less = without(kept, block)
         if (found := faithfulness(less)) >= floor:
             kept, reached = less, found
         elif len(block) > 1:

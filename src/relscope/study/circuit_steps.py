@@ -1,6 +1,6 @@
 """What is measured of a circuit, on whose queries?
 
-Queries are of three kinds that share none, not even by their text:
+Queries are of three kinds that share none, not even by their text (`relscope.study.circuit_queries`):
 
     selection     their effects rank the sites, their verdicts choose the size and prune; never evaluated, on any data
     reference     drawn at random; their prompts give the values that stand in for what is ablated
@@ -30,7 +30,9 @@ from relscope.analysis import (
     set_name,
     without,
 )
+from relscope.choices import DEFAULT_MEMORY_BYTES
 from relscope.data import load_collection
+from relscope.data.text import folded_words
 from relscope.errors import InputError
 from relscope.prompts import AlignedPair
 from relscope.results import CircuitFolder, create_or_resume_circuit
@@ -43,11 +45,12 @@ from relscope.study.circuit_measuring import (
     digest,
     ranked_collection,
     set_rows,
-    without_queries,
 )
 from relscope.study.circuit_options import CircuitOptions
+from relscope.study.circuit_queries import check_apart, parted, without_queries
 from relscope.study.circuit_search import prune, smallest_size
 from relscope.study.prepare import Prepared, Progress
+from relscope.study.ranking_methods import UNDER_ABLATION
 from relscope.study.rerank_options import Reranking
 from relscope.version import __version__
 
@@ -63,6 +66,7 @@ class Work:
         options: of the search and the evaluation.
         selection: the pairs that select; none where a circuit is evaluated elsewhere.
         progress: is told of stages, sets and warnings.
+        memory_bytes: what the values that stand in for what is ablated may take.
         measurer: measures sets.
         ranked: what is reranked besides, or None.
         evaluation: the pairs of the evaluation.
@@ -72,6 +76,7 @@ class Work:
     options: CircuitOptions
     selection: Sequence[AlignedPair]
     progress: Progress
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
     measurer: Measurer = dataclasses.field(init=False)
     ranked: RankedCollection | None = dataclasses.field(init=False)
     evaluation: Sequence[AlignedPair] = dataclasses.field(init=False)
@@ -125,18 +130,13 @@ def opened(out: Path, work: Work, circuit: Circuit, source: Mapping[str, Any]) -
         source: where the circuit comes from, as part of the folder's identity.
 
     Raises:
-        InputError: too few queries are left, or the folder holds other things.
+        InputError: too few queries are left, the circuit's regions share a token of a prompt, or the folder holds other
+            things.
     """
     options, prepared, progress = work.options, work.prepared, work.progress
-    reference, work.evaluation = _parted(prepared, circuit, options, progress)
-    texts = set(circuit.selection.values()) | {pair.query_text for pair in reference}
-    work.ranked = None
-    if options.rerank is not None:
-        chosen = Reranking(depth=options.depth, queries=options.queries)
-        chosen.method_of(prepared.renderer.template)
-        progress.stage(f"ranking the first stage of {options.rerank}")
-        collection = without_queries(load_collection(options.rerank), texts)
-        work.ranked = ranked_collection(collection, prepared.renderer.template, chosen, options.measure)
+    check_apart(prepared.aligned, circuit.regions)
+    reference, work.evaluation = parted(prepared, circuit.selection.values(), options, progress)
+    work.ranked = _ranked(work, [*circuit.selection.values(), *(pair.query_text for pair in reference)])
     identity = {
         **source,
         "model": dataclasses.asdict(prepared.judge.identity),
@@ -144,17 +144,18 @@ def opened(out: Path, work: Work, circuit: Circuit, source: Mapping[str, Any]) -
         "data": {"name": prepared.loaded.name, "sha256": prepared.loaded.sha256},
         "token_sha256": prepared.token_sha256,
         "options": dataclasses.asdict(options),
+        **({} if work.ranked is None else {"reranking": work.ranked.identity}),
         "relscope_version": __version__,
     }
     with create_or_resume_circuit(out, identity, {}) as folder:
         progress.stage("gathering what stands in for what is ablated")
-        ablation = ablation_of(prepared.judge, options.kind, options.positions, reference, circuit.all_sites)
+        ablation = ablation_of(prepared.judge, options, reference, circuit.all_sites, work.memory_bytes)
         pairs = {SELECT: work.selection, EVALUATE: work.evaluation}
         work.measurer = Measurer(prepared.judge, ablation, folder, pairs, progress)
         folder.save(
             query_of={pair.pair_id: pair.query_id for pair in work.evaluation},
-            n_reference_queries=len({pair.query_id for pair in reference}),
-            n_selection_queries=len(circuit.selection),
+            n_reference_queries=len({folded_words(pair.query_text) for pair in reference}),
+            n_selection_queries=len({folded_words(text) for text in circuit.selection.values()}),
             n_excluded=len(prepared.exclusions) + len(prepared.loaded.refused),
         )
         yield
@@ -258,26 +259,15 @@ def finish(work: Work, circuit: Circuit) -> Circuit:
     return done
 
 
-def _parted(
-    prepared: Prepared, circuit: Circuit, options: CircuitOptions, progress: Progress
-) -> tuple[list[AlignedPair], list[AlignedPair]]:
-    """The pairs that give values, and those that are evaluated; of queries that did not select."""
-    selected = set(circuit.selection.values())
-    pool = [pair for pair in prepared.aligned if pair.query_text not in selected]
-    if n_gone := len(prepared.aligned) - len(pool):
-        progress.warn(f"{n_gone} pairs are of queries that selected the circuit, and are not evaluated")
-    queries = sorted({pair.query_id for pair in pool})
-    n_reference = 0 if options.kind == "zero" else options.reference
-    if len(queries) <= n_reference:
-        raise InputError(
-            f"{prepared.loaded.name}: {len(queries)} queries are left beside the {len(selected)} that selected, and "
-            f"{n_reference} of them would give the ablation's values: give more data, a lower --reference, or a run of "
-            "fewer pairs (--select 0.5 chooses by half of the run's queries)"
-        )
-    order = np.random.default_rng(options.seed).permutation(len(queries))
-    giving = {queries[i] for i in order[:n_reference]}
-    evaluated = [pair for pair in pool if pair.query_id not in giving]
-    return [pair for pair in pool if pair.query_id in giving], evaluated[: options.pairs]
+def _ranked(work: Work, texts: Sequence[str]) -> RankedCollection | None:
+    """What is reranked, without the queries of some texts; None where nothing is."""
+    options, template = work.options, work.prepared.renderer.template
+    if options.rerank is None:
+        return None
+    chosen = Reranking(method=UNDER_ABLATION[template.format], depth=options.depth, queries=options.queries)
+    work.progress.stage(f"ranking the first stage of {options.rerank}")
+    collection = without_queries(load_collection(options.rerank), texts)
+    return ranked_collection(collection, template, chosen, options.measure)
 
 
 def _drawn(members: Sequence[Head], most: int, seed: int) -> tuple[Head, ...]:
@@ -289,12 +279,13 @@ def _drawn(members: Sequence[Head], most: int, seed: int) -> tuple[Head, ...]:
 
 
 def _part(members: Sequence[Head], seed: int, number: int) -> tuple[Head, ...]:
-    """Each member with probability one half; at least one."""
+    """Each member with probability one half, at least one; none of none."""
     generator = np.random.default_rng((seed, number))
-    while True:
+    while members:
         taken = generator.random(len(members)) < 0.5
         if taken.any():
             return tuple(site for site, take in zip(members, taken, strict=True) if take)
+    return ()
 
 
 def _random(circuit: Circuit, seed: int, number: int) -> tuple[Head, ...]:

@@ -17,6 +17,7 @@ from relscope.analysis import Circuit, all_heads, check_regions, heads_of, ranke
 from relscope.errors import InputError
 from relscope.results import Run, open_run
 from relscope.study.circuit_options import CircuitOptions
+from relscope.study.circuit_queries import first_ids
 from relscope.study.circuit_steps import Work, evaluate_members, evaluate_sizes, finish, opened, search
 from relscope.study.config import StudyConfig
 from relscope.study.prepare import Prepared, Progress, Silent, prepare
@@ -31,6 +32,7 @@ def find_circuit(
     options: CircuitOptions | None = None,
     *,
     device: str = "auto",
+    memory: str | int | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Circuit:
@@ -41,6 +43,7 @@ def find_circuit(
         out: a folder; what is measured is kept there, so that an interrupted search goes on.
         options: None: the defaults.
         device: where the model goes.
+        memory: what the ablation's values may take, as of `StudyConfig`; None: its default.
         trust_remote_code: run code that comes with the model; what the run was allowed does not count.
         progress: is told of stages, sets and warnings.
 
@@ -50,7 +53,9 @@ def find_circuit(
     options, progress = options or CircuitOptions(), progress or Silent()
     study = open_run(Path(run))
     config, regions = _config_of(study)
-    config = config.model_copy(update={"device": device, "trust_remote_code": trust_remote_code})
+    machine = {"device": device, "trust_remote_code": trust_remote_code}
+    machine |= {} if memory is None else {"memory": memory}
+    config = StudyConfig(**config.model_dump() | machine)
     selection = _selection(study, options)
     prepared = _prepare(config, options, len(study.manifest.pairs), progress)
     known = study.manifest.identity["model"]
@@ -83,7 +88,7 @@ def find_circuit(
         ablation={"kind": options.kind, "positions": options.positions},
         settings={name: getattr(options, name) for name in ("threshold", "tolerance", "by", "seed")},
     )  # fmt: skip
-    work = Work(prepared, options, chosen, progress)
+    work = Work(prepared, options, chosen, progress, config.memory)
     with opened(Path(out), work, blank, {"run": study.manifest.identity_hash}):
         circuit = search(work, blank, heads_of(ranked))
         evaluate_sizes(work, heads_of(ranked))
@@ -121,7 +126,7 @@ def evaluate_circuit(
     options = dataclasses.replace(options, **circuit.ablation)
     prepared = _prepare(config, options, len(circuit.selection), progress)
     circuit.check_model(dataclasses.asdict(prepared.judge.identity))
-    work = Work(prepared, options, [], progress)
+    work = Work(prepared, options, [], progress, config.memory)
     with opened(Path(out), work, circuit, {"circuit": hashlib.sha256(circuit.to_json().encode()).hexdigest()}):
         evaluate_members(work, circuit, thoroughly=False)
         return finish(work, circuit)
@@ -167,8 +172,9 @@ def _selection(study: Run, options: CircuitOptions) -> list[str]:
     patched = [pair for pair in study.manifest.pairs if not pair.filtered]
     if options.select is None:
         return [pair.pair_id for pair in patched]
-    chosen = set(split_queries([pair.query_id for pair in patched], options.select, options.seed).selection)
-    return [pair.pair_id for pair in patched if pair.query_id in chosen]
+    same_as = first_ids((pair.query_id, pair.query_text) for pair in patched)
+    chosen = set(split_queries(same_as.values(), options.select, options.seed).selection)
+    return [pair.pair_id for pair in patched if same_as[pair.query_id] in chosen]
 
 
 def _prepare(config: StudyConfig, options: CircuitOptions, n_selected: int, progress: Progress) -> Prepared:

@@ -118,6 +118,9 @@ METHODS: Final[dict[str, dict[str, Callable[[Sequence[str], int], Ranking]]]] = 
     "pairwise": {"sliding-window": sliding_window, "heapsort": heapsort, "all-pairs": all_pairs},
 }
 """The methods of each format of prompt, the default first."""
+UNDER_ABLATION: Final = {"pointwise": "pointwise", "pairwise": "heapsort"}
+"""The method of each format by which rankings under ablations are compared: of pairwise prompts, that of the fewest
+prompts for the best ten."""
 
 
 def most_prompts(method: str, n_documents: int, top: int) -> int:

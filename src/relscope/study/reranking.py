@@ -26,7 +26,7 @@ import numpy as np
 
 from relscope.analysis import HeadSet
 from relscope.data import Collection, FirstStage, LeftOut, first_stage
-from relscope.data.text import same_query
+from relscope.data.text import folded_words
 from relscope.errors import InputError
 from relscope.interventions import CONTENT_FREE_QUERY, relevance_scores
 from relscope.models import JudgeModel, check_readable
@@ -117,9 +117,9 @@ def _held_out(collection: Collection, heads: HeadSet) -> dict[str, str]:
         (heads.held_out, "was judged by the run that chose the heads"),
         (heads.chosen_on, "is one that chose the heads"),
     ):
-        texts = {same_query(heads.query_texts[q]) for q in query_ids if q in heads.query_texts}
+        texts = {folded_words(heads.query_texts[q]) for q in query_ids if q in heads.query_texts}
         ids = {q for q in query_ids if q not in heads.query_texts}
-        said |= {q: what for q, text in collection.queries.items() if q in ids or same_query(text) in texts}
+        said |= {q: what for q, text in collection.queries.items() if q in ids or folded_words(text) in texts}
     return said
 
 
