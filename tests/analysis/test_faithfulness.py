@@ -57,6 +57,15 @@ def test_verdicts_on_which_every_query_agrees_have_the_exact_bound_of_the_binomi
     assert gap.no_width
 
 
+def test_one_ld_for_every_prompt_has_its_metrics_by_construction() -> None:
+    metrics = SetMetrics(rows(LDS | {"keep 2": [(1.0, 1.0)] * 4}), QUERY_OF)
+    for metric, value in (("accuracy", 0.5), ("f1", 2 / 3), ("roc_auc", 0.5)):
+        found = metrics.value("keep 2", metric)
+        assert found.no_width
+        assert not found.exact
+        assert found.value == pytest.approx(value)
+
+
 def test_numerator_and_denominator_are_resampled_together() -> None:
     """f of a set whose gaps are everywhere half way between empty and full has no spread, whatever is drawn."""
     middle = [((f + e) / 2, (g + h) / 2) for (f, g), (e, h) in zip(LDS["full"], LDS["empty"], strict=True)]

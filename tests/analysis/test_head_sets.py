@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from relscope.analysis import (
     HeadSet,
     QuerySplit,
     bottom_set,
+    chosen_heads,
     matched_sets,
     mixed_set,
     random_sets,
@@ -21,6 +23,8 @@ from relscope.analysis import (
     top_set,
 )
 from relscope.errors import InputError
+from relscope.results import open_run
+from synthetic import write_synthetic_run
 
 
 def effects_of(values: dict[tuple[int, int, str], float]) -> pd.DataFrame:
@@ -49,6 +53,15 @@ def test_the_sets_of_the_table_have_its_names_and_the_mixed_one_holds_all() -> N
     assert [of.name for of in sets] == ["Doc-2", "Query-2", "Inst-2", "Last-2"]
     assert mixed.name == "Mixed-8"
     assert list(mixed) == [head for of in sets for head in of]
+
+
+def test_sets_know_the_run_that_measured_their_effects(tmp_path: Path) -> None:
+    run = open_run(write_synthetic_run(tmp_path / "run", n_pairs=4))
+    known = chosen_heads(run, 1)
+    for of in (*region_sets(EFFECTS, 2, run=run), top_set(EFFECTS, "last", 1, run=run)):
+        assert (of.source, of.chosen_on, of.held_out) == (known.source, known.chosen_on, known.held_out)
+        assert of.query_texts == known.query_texts
+    assert region_sets(EFFECTS, 2)[0].source is None
 
 
 def test_the_sets_of_a_run_with_paths_are_those_of_its_heads() -> None:
@@ -136,9 +149,9 @@ def test_a_size_may_be_a_share_of_all_heads() -> None:
 
 @pytest.mark.parametrize("k", [0, 9])
 def test_more_heads_than_were_measured_are_refused(k: int) -> None:
-    with pytest.raises(InputError, match=f"k is {k}; the effects have 8 heads at region 'last'"):
+    with pytest.raises(InputError, match=f"k is {k}; give a number from 1 to 8, the heads measured at region 'last'"):
         top_set(EFFECTS, "last", k)
-    with pytest.raises(InputError, match=f"k is {k}; the model has 8 heads"):
+    with pytest.raises(InputError, match=f"k is {k}; give a number from 1 to 8, the heads of the model"):
         random_sets(4, 2, k)
 
 

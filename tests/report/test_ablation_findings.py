@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pages import Page, section
 
-from relscope.analysis import RANKING_MEASURE, Estimate
+from relscope.analysis import FIRST_STAGE, RANKING_MEASURE, Estimate
 from relscope.report import build_ablation_report
 from relscope.report.ablation_contents import read_ablation
 from relscope.report.ablation_findings import findings
@@ -118,6 +118,17 @@ def test_nothing_is_said_of_a_full_model_without_anything_to_lose(tmp_path: Path
     )
     _, ranking = findings(replace(contents, outcomes=outcomes))
     assert ranking.title.endswith("nothing can be said, as the full model's nDCG@10 is 0")
+
+
+def test_nothing_is_said_where_the_model_is_not_shown_to_add_to_the_first_stage(tmp_path: Path) -> None:
+    contents = read_ablation(write_synthetic_ablation(tmp_path / "a", 20), N)
+    outcomes = tuple(
+        replace(o, difference=Estimate(-0.1, -0.3, 0.0)) if o.condition == FIRST_STAGE else o for o in contents.outcomes
+    )
+    judging, ranking = findings(replace(contents, outcomes=outcomes))
+    assert ranking.title.endswith("the full model is not shown to rank better than the first stage")
+    assert "The first stage has 0.63" in ranking.text
+    assert "first stage" not in judging.text
 
 
 @pytest.mark.parametrize("keep_only", [False, True])

@@ -207,8 +207,9 @@ def test_queries_that_the_run_judged_and_did_not_patch_are_counted_apart(tmp_pat
         "Heads were chosen by their measured effect on 1 query of here; 1 more, which the run judged and did not "
         "patch, is held out too. On 2 other queries of here, "
     )
-    with pytest.raises(ValueError, match="query 'q1' is both held out and evaluated on"):
-        ablation_header(held_out=(QueryRecord(query_id="q1", query_text="?"),))
+    text = ablation_header().evaluation.queries[0].query_text
+    with pytest.raises(ValueError, match=re.escape(f"query '{text}' is both held out and evaluated on")):
+        ablation_header(held_out=(QueryRecord(query_id="?", query_text=text),))
     split = section(build_ablation_report(folder, N).report.read_text(encoding="utf-8"), "split")
     assert "Judged by that run, not patched, and held out too" in split
     assert "<code>f</code>: filtered" in split

@@ -141,7 +141,10 @@ def test_a_finished_ablation_given_again_judges_nothing(
     assert (ablated_run / "ablation.json").read_bytes() == before
 
 
-def test_other_settings_in_the_same_folder_are_refused(run: Path, ablated_run: Path) -> None:
+def test_other_settings_in_the_same_folder_are_refused_before_a_model_is_loaded(
+    run: Path, ablated_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("relscope.study.ablating.load_model")
     with pytest.raises(InputError, match=r'settings\.kind: "mean" in the folder, "zero" now'):
         ablate_run(run, AblationOptions(**FEW, kind="zero"), ablated_run, CPU)
 
@@ -245,7 +248,7 @@ def test_nothing_left_to_evaluate_on_is_refused(run: Path, tmp_path: Path) -> No
         ({"regions": ("last", "other")}, "has no heads at 'other', but at document, query, instruction, last"),
         ({"top": 5}, "top: 5 heads at each of 4 regions are 20, and the model has 16"),
         ({"top": 3}, "choose fewer heads"),
-        ({"top": 17}, "k is 17; the effects have 16 heads at region"),
+        ({"top": 17}, "top: 17 heads a region, and the model has 16; choose fewer"),
         ({"prompts": ("pointwise-dqx",)}, "prompt: 'pointwise-dqx' does not exist"),
         ({"positions": "fixed"}, "fixed needs reference prompts of one length"),
         ({"data": "nowhere"}, "nowhere: there is no such data"),
@@ -266,6 +269,7 @@ def test_what_cannot_be_ablated_is_refused(run: Path, tmp_path: Path, fields: di
         ({"draws": 0}, "draws: must be at least 1, not 0"),
         ({"regions": ("last", "last")}, "regions: give at least one, and each once, not last, last"),
         ({"kind": "resample", "positions": "relative"}, "positions: belong to the mean"),
+        ({"kind": "zero", "positions": "relative"}, "positions: belong to the mean; zero has none"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(fields: dict[str, Any], told: str) -> None:

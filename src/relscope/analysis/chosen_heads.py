@@ -17,8 +17,7 @@ from typing import Final
 import pandas as pd
 
 from relscope.analysis.effects import site_effects
-from relscope.analysis.head_sets import Head, HeadSet
-from relscope.analysis.head_source import HeadSource
+from relscope.analysis.head_sets import Head, HeadSet, seen_by
 from relscope.analysis.interaction import interaction_score_means
 from relscope.errors import InputError
 from relscope.results import INTERACTION, Run, read_readout
@@ -52,16 +51,13 @@ def chosen_heads(run: Run, k: int, *, by: str | None = None, below: int | None =
     ranked = ranked if below is None else ranked[ranked["layer"] < below]
     if not 1 <= k <= len(ranked):
         where = "" if below is None else f" in layers below {below}"
-        raise InputError(f"k is {k}; {run.directory} has measured {len(ranked)} heads by {by!r}{where}")
+        raise InputError(f"k is {k}; give a number from 1 to {len(ranked)}, the heads measured by {by!r}{where}")
     region = "query" if by == BY_INTERACTION or "<-" in by else by
     members = tuple(
         Head(int(layer), int(head), region) for layer, head in zip(ranked["layer"][:k], ranked["head"][:k], strict=True)
     )
     name = f"{by}-{k}" if below is None else f"{by}-{k} below {below}"
-    chosen_on = run.manifest.patched_queries
-    others = tuple(dict.fromkeys(query for query in run.manifest.query_of.values() if query not in set(chosen_on)))
-    texts = {pair.query_id: pair.query_text for pair in run.manifest.pairs}
-    return HeadSet(name, members, chosen_on, HeadSource.of_run(run), held_out=others, query_texts=texts)
+    return HeadSet(name, members, **seen_by(run))
 
 
 def _default_region(run: Run) -> str:
@@ -88,7 +84,8 @@ def _by_effect(run: Run, by: str) -> pd.DataFrame:
         known = sorted({str(region) for region in rows["region"]})
         rows = rows[(rows["component"] == "z") & (rows["region"] == by)]
     if rows.empty:
-        there = f"it has {', '.join(known)}" if known else "it has none"
+        experiment = "edges" if arrow else "heads"
+        there = f"it has {', '.join(known)}" if known else f"it has none; run with --experiments {experiment}"
         wanted = "scores of the experiment edges" if arrow else "heads of the experiment heads"
         raise InputError(f"{run.directory}: has measured no {wanted} at {by!r}; {there}")
     effects = site_effects(rows, run.manifest.query_of, n_resamples=1, n_flips=1)

@@ -42,6 +42,8 @@ CURVE_COLUMNS: Final = (
     "faithfulness_high",
 )  # fmt: skip
 
+_ONE_LD: Final = 1e-6
+"""LDs no further apart are one: what batches of other shapes leave of float32."""
 _Values = Float64[np.ndarray, " resample"]
 
 
@@ -79,6 +81,7 @@ class SetMetrics:
     ) -> None:
         self.confidence = confidence
         self._values: dict[tuple[str, str], _Values] = {}
+        self._one_answer: set[str] = set()
         of = {side: _wide(pair_rows, "pair_id", side) for side in ("ld_clean", "ld_corrupted")}
         pair_ids = of["ld_clean"].columns.to_series()
         query_ids = queries_of(pair_ids, query_of)
@@ -90,6 +93,8 @@ class SetMetrics:
             gap = weights @ (clean - corrupted) / weights.sum(axis=1)
             named = {"ld_gap": gap, "f1": f1, "accuracy": accuracy, "roc_auc": roc_auc}
             self._values |= {(str(name), metric): values for metric, values in named.items()}
+            if np.ptp([clean, corrupted]) <= _ONE_LD:
+                self._one_answer.add(str(name))
         self.metrics: tuple[str, ...] = METRICS
         self._n_queries = dict.fromkeys(METRICS, self.n_queries)
         if ranking_rows is not None and len(ranking_rows):
@@ -106,9 +111,12 @@ class SetMetrics:
         return (name, metric) in self._values
 
     def value(self, name: str, metric: str) -> Estimate:
-        """A set's metric; where every query agrees on one between 0 and 1, with the binomial's exact bound."""
+        """A set's metric; where every query agrees on one between 0 and 1, with the binomial's exact bound.
+
+        A set that gives every prompt the same LD has its metrics by construction, on any queries: without a width.
+        """
         found = self._estimate(self._values[name, metric])
-        if metric == "ld_gap" or np.isnan(found.low):
+        if metric == "ld_gap" or np.isnan(found.low) or (metric in METRICS and name in self._one_answer):
             return found
         value, low, high = (np.array([end]) for end in (found.value, found.low, found.high))
         low, high, exact = widened_where_all_agree(value, low, high, self._n_queries[metric], self.confidence)

@@ -20,7 +20,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,7 +30,7 @@ import pandas as pd
 from relscope.analysis.head_source import HeadSource
 from relscope.analysis.heads import top_heads
 from relscope.errors import InputError
-from relscope.results import make_folder, write_whole
+from relscope.results import Run, make_folder, write_whole
 
 SET_REGIONS: Final = ("document", "query", "instruction", "last")
 """Regions whose heads make up the sets, in the order of the paper's Table 1."""
@@ -227,7 +227,7 @@ def set_size(k: int | float, n_layers: int, n_heads: int) -> int:
     return int(k) if k >= 1 else max(1, round(k * n_layers * n_heads))
 
 
-def top_set(effects: pd.DataFrame, region: str, k: int, *, name: str | None = None) -> HeadSet:
+def top_set(effects: pd.DataFrame, region: str, k: int, *, name: str | None = None, run: Run | None = None) -> HeadSet:
     """The `k` heads of largest |effect| at a region, ablated there; named Doc-k, Query-k and so on.
 
     Args:
@@ -235,12 +235,13 @@ def top_set(effects: pd.DataFrame, region: str, k: int, *, name: str | None = No
         region: at which heads are chosen and ablated.
         k: number of heads; see `set_size` for shares.
         name: in place of the usual one.
+        run: by which the effects were measured; the set then carries its model and its queries.
 
     Raises:
         InputError: fewer than k heads were measured at the region, or a head comes twice.
     """
     ranked = _ranked(effects, region, k)
-    return HeadSet(name or f"{_SHORT.get(region, region.capitalize())}-{k}", ranked[:k])
+    return _known(HeadSet(name or f"{_SHORT.get(region, region.capitalize())}-{k}", ranked[:k]), run)
 
 
 def bottom_set(effects: pd.DataFrame, region: str, k: int) -> HeadSet:
@@ -255,10 +256,24 @@ def mixed_set(sets: Iterable[HeadSet]) -> HeadSet:
     return HeadSet(f"Mixed-{len(members)}", members)
 
 
-def region_sets(effects: pd.DataFrame, k: int, regions: Sequence[str] = SET_REGIONS) -> list[HeadSet]:
-    """The top set of each region, and all of them mixed: the paper's Table 1 with k = 20."""
+def region_sets(
+    effects: pd.DataFrame, k: int, regions: Sequence[str] = SET_REGIONS, *, run: Run | None = None
+) -> list[HeadSet]:
+    """The top set of each region, and all of them mixed: the paper's Table 1 with k = 20. Arguments as of `top_set`."""
     sets = [top_set(effects, region, k) for region in regions]
-    return [*sets, mixed_set(sets)]
+    return [_known(one, run) for one in (*sets, mixed_set(sets))]
+
+
+def seen_by(run: Run) -> dict[str, Any]:
+    """What a set chosen by a run knows of it, as fields of `HeadSet`: its model, and its queries with their texts."""
+    chosen_on = run.manifest.patched_queries
+    query_ids = dict.fromkeys(run.manifest.query_of.values())
+    return {
+        "chosen_on": chosen_on,
+        "source": HeadSource.of_run(run),
+        "held_out": tuple(query_id for query_id in query_ids if query_id not in set(chosen_on)),
+        "query_texts": {pair.query_id: pair.query_text for pair in run.manifest.pairs},
+    }
 
 
 def random_sets(n_layers: int, n_heads: int, k: int, *, n_draws: int = N_DRAWS, seed: int = 0) -> list[HeadSet]:
@@ -268,7 +283,7 @@ def random_sets(n_layers: int, n_heads: int, k: int, *, n_draws: int = N_DRAWS, 
         InputError: the model has fewer heads.
     """
     if not 1 <= k <= n_layers * n_heads:
-        raise InputError(f"k is {k}; the model has {n_layers * n_heads} heads")
+        raise InputError(f"k is {k}; give a number from 1 to {n_layers * n_heads}, the heads of the model")
     sets = []
     for number, generator in enumerate(_generators(n_draws, seed), start=1):
         drawn = sorted(generator.choice(n_layers * n_heads, size=k, replace=False).tolist())
@@ -310,11 +325,15 @@ def matched_sets(
     return sets
 
 
+def _known(heads: HeadSet, run: Run | None) -> HeadSet:
+    return heads if run is None else replace(heads, **seen_by(run))
+
+
 def _ranked(effects: pd.DataFrame, region: str, k: int) -> tuple[Head, ...]:
     """All heads measured at a region, the largest |effect| first."""
     ranked = top_heads(effects, region, max(1, len(effects)))
     if not 1 <= k <= len(ranked):
-        raise InputError(f"k is {k}; the effects have {len(ranked)} heads at region {region!r}")
+        raise InputError(f"k is {k}; give a number from 1 to {len(ranked)}, the heads measured at region {region!r}")
     if not all(math.isfinite(effect) for effect in ranked["effect"]):
         raise InputError(f"effects: a head at region {region!r} has an effect that is not finite")
     return tuple(Head(int(layer), int(head), region)

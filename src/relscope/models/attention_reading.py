@@ -288,7 +288,7 @@ def check_readable(judge: JudgeModel, heads: Sequence[tuple[int, int]]) -> None:
     if judge.edits:
         raise InputError("attention is read of the model as it is: leave ablated(...) first")
     if not heads:
-        raise InputError("heads: none is given; name at least one")
+        raise InputError("heads: none is given: a head set needs at least one member")
     shape = judge.shape
     for layer, head in heads:
         if not (0 <= layer < shape.n_layers and 0 <= head < shape.n_heads):

@@ -71,6 +71,13 @@ def _withheld(contents: AblationContents, column: Column, chosen: Outcome) -> tu
             f"{n} cannot tell what {chosen.condition} does",
             f"At least {LEAST_QUERIES} queries are needed to tell a change from chance: {REMEDY}.",
         )
+    first = contents.of(column, FIRST_STAGE)
+    if first is not None and not first.difference.high < 0:
+        return (
+            "nothing can be said, as the full model is not shown to rank better than the first stage",
+            f"The first stage has {estimate(first.value, 2)}: where the model adds little, little can be lost or kept. "
+            "More queries or a larger --depth may show what it adds.",
+        )
     return None
 
 

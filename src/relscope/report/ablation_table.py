@@ -79,7 +79,7 @@ def note(contents: AblationContents) -> str:
     drawn = max(condition.draw for condition in contents.header.conditions)
     text = (
         f"{settings['kind'].capitalize()} ablation{how}; {_on(contents)}. {brackets(contents, contents.columns)} "
-        f"Random sets: mean of {drawn} draws"
+        f"Random sets: mean of {words.count(drawn, 'draw')}"
     )
     if contents.header.reranking is not None:
         text += f" (reranking: {contents.header.reranking.n_draws})"

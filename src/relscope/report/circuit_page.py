@@ -78,7 +78,7 @@ def findings(contents: CircuitContents) -> list[Finding]:
             f"{difference(gap.f_kept, 2)}.",
         ),
         Finding(
-            f"Without them f = {words.number(gap.f_knocked_out.value)} is left",
+            f"Without them f = {words.number(gap.f_knocked_out.value)} of the difference of LD is left",
             f"Knocked out of the full model, they leave {difference(gap.knocked_out, 2)} logits; f is "
             f"{difference(gap.f_knocked_out, 2)}.",
         ),
@@ -97,10 +97,12 @@ def findings(contents: CircuitContents) -> list[Finding]:
         )
     if gap.randoms:
         low, high = words.number(min(gap.randoms)), words.number(max(gap.randoms))
+        f_kept = low if low == high else f"{low} to {high}"
         found.append(
             Finding(
-                f"Random sets of this size keep {low}{f' to {high}' if high != low else ''}",
-                f"{words.count(len(gap.randoms), 'set')} drawn at random, as many at each region, kept alone.",
+                f"Random sets of this size keep f = {f_kept} of the difference of LD",
+                f"{words.count(len(gap.randoms), 'set')} drawn at random, as many at each region, kept alone. By other "
+                "metrics they may keep more: the table has them.",
             )
         )
     if contents.losses and 1 < contents.metrics.n_queries < LEAST_QUERIES:
@@ -133,7 +135,7 @@ def findings(contents: CircuitContents) -> list[Finding]:
 
 def title(contents: CircuitContents) -> str:
     """How large the circuit is."""
-    return f"A circuit of {words.count(len(contents.circuit), 'head')} at their regions"
+    return f"A circuit of {words.count(len(contents.circuit), 'site')}: heads at regions"
 
 
 def lead(contents: CircuitContents) -> str:

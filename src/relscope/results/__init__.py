@@ -20,6 +20,7 @@ from relscope.results.ablation import (
     read_ablation_header,
     read_ablation_qrels,
     read_ablation_rows,
+    require_same_ablation,
 )
 from relscope.results.changes import HEAD_CHANGES, WEIGHT_CHANGES, changes_path, read_changes, write_changes
 from relscope.results.circuits import (
@@ -145,6 +146,7 @@ __all__ = [
     "require_circuit_folder",
     "require_folder",
     "require_run_folder",
+    "require_same_ablation",
     "rows_table",
     "write_changes",
     "write_readout",

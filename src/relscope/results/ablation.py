@@ -12,6 +12,7 @@ at most the step in progress; resuming is planned steps minus stored ones, under
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -185,6 +186,29 @@ class AblationFolder(HeaderFolder[AblationHeader]):
             self._save(self.header.model_copy(update={"status": status, "notes": notes}))
 
 
+def require_same_ablation(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder whose ablation has other fields than these of its identity; a new folder is passed over.
+
+    Asked before a model is loaded; the whole identity is compared when the folder is opened for writing.
+
+    Raises:
+        InputError: names each differing field.
+    """
+    if is_ablation(directory):
+        stored = read_ablation_header(directory).identity
+        known = {name: stored.get(name) for name in identity}
+        if known != identity:
+            raise InputError(_other_settings(directory, known, identity))
+
+
+def _other_settings(directory: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    differences = chosen_differences(dict(stored), dict(now))
+    return (
+        f"{directory}: holds an ablation of other settings: {differences}; give another --out, or the same "
+        "settings as before"
+    )
+
+
 def create_or_resume_ablation(directory: Path, header: AblationHeader) -> AblationFolder:
     """Open a folder for writing: as a new ablation, or to go on with one of the same identity.
 
@@ -192,15 +216,9 @@ def create_or_resume_ablation(directory: Path, header: AblationHeader) -> Ablati
         InputError: the folder holds other things, or an ablation of other settings (each differing field is named).
         RunError: another process writes there, or the folder cannot be made or written.
     """
-
-    def refusal_of(stored: AblationHeader) -> str:
-        differences = chosen_differences(stored.identity, header.identity)
-        return (
-            f"{directory}: holds an ablation of other settings: {differences}; give another --out, or the same "
-            "settings as before"
-        )
-
-    return AblationFolder(ABLATION, directory, header, refusal_of)
+    return AblationFolder(
+        ABLATION, directory, header, lambda stored: _other_settings(directory, stored.identity, header.identity)
+    )
 
 
 def is_ablation(directory: Path) -> bool:

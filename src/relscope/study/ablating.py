@@ -33,8 +33,17 @@ from relscope.results import (
     AblationFolder,
     ConditionRecord,
     create_or_resume_ablation,
+    require_same_ablation,
 )
-from relscope.study.ablation_evaluation import Asked, Evaluation, ToRank, asked_with, header_of, to_rank
+from relscope.study.ablation_evaluation import (
+    Asked,
+    Evaluation,
+    ToRank,
+    asked_with,
+    header_of,
+    identity_of_options,
+    to_rank,
+)
 from relscope.study.ablation_options import AblationOptions
 from relscope.study.ablation_plan import (
     Selection,
@@ -171,6 +180,7 @@ def ablate_run(
     conditions = conditions_of(selection, options)
     config = _config(selection, machine or Machine())
     templates = _templates(selection, options)
+    require_same_ablation(Path(out), identity_of_options(selection, options, templates))
     data = options.data or config.data
     negatives = options.negatives or config.negatives.kind
     of_run = load_data(config, progress)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relscope.data import Collection, PairSet, RelevancePair, first_stage, load_collection, texts_sha256
 from relscope.errors import InputError
@@ -108,6 +109,13 @@ def to_rank(selection: Selection, options: AblationOptions, data: str) -> ToRank
     return ToRank(dataclasses.replace(collection, run=first.rankings, run_is_ordered=True), record)
 
 
+def identity_of_options(selection: Selection, options: AblationOptions, prompts: Iterable[str]) -> dict[str, Any]:
+    """What of an ablation's identity is known before anything is read or loaded, as JSON values."""
+    settings = dataclasses.asdict(options) | {"prompts": list(prompts)}
+    known = {"run": selection.run.manifest.identity_hash, "settings": settings}
+    return dict(json.loads(json.dumps(known)))
+
+
 def header_of(
     selection: Selection,
     options: AblationOptions,
@@ -117,12 +125,10 @@ def header_of(
 ) -> AblationHeader:
     """What `ablation.json` says when the work begins."""
     loaded, ranked, asked = evaluation.loaded, evaluation.ranked, evaluation.asked
-    settings = dataclasses.asdict(options) | {"prompts": [one.name for one in asked]}
     members = json.dumps([condition.model_dump(mode="json") for condition in conditions])
     identity = {
-        "run": selection.run.manifest.identity_hash,
+        **identity_of_options(selection, options, [one.name for one in asked]),
         "model": dataclasses.asdict(judge.identity),
-        "settings": settings,
         "heads_sha256": hashlib.sha256(members.encode()).hexdigest(),
         "data": {"name": loaded.name, "sha256": loaded.sha256},
         "prompts": {

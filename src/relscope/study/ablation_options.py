@@ -75,8 +75,9 @@ class AblationOptions:
             values = getattr(self, name)
             if values is not None and (not values or len(set(values)) < len(values)):
                 raise InputError(f"{name}: give at least one, and each once, not {', '.join(values) or 'none'}")
-        if self.kind == "resample" and self.positions != "region":
-            raise InputError("positions: belong to the mean; a resampled position is found by its relative position")
+        if self.kind != "mean" and self.positions != "region":
+            of = {"resample": "a resampled position is found by its relative position", "zero": "zero has none"}
+            raise InputError(f"positions: belong to the mean; {of[self.kind]}")
 
     @property
     def remark(self) -> str:

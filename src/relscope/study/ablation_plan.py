@@ -164,11 +164,13 @@ def conditions_of(selection: Selection, options: AblationOptions) -> tuple[Condi
     shape = run.manifest.model_shape
     regions = set_regions(selection, options)
     effects = _head_effects(selection)
-    k = set_size(options.top, shape["n_layers"], shape["n_heads"])
+    size = (shape["n_layers"], shape["n_heads"])
+    k = set_size(options.top, *size)
+    if k > size[0] * size[1]:
+        raise InputError(f"top: {k} heads a region, and the model has {size[0] * size[1]}; choose fewer")
     tops = [top_set(effects, region, k) for region in regions]
     largest = mixed_set(tops) if len(tops) > 1 else tops[0]
     bottom = mixed_set(bottom_set(effects, region, k) for region in regions)
-    size = (shape["n_layers"], shape["n_heads"])
     if len(largest) > size[0] * size[1]:
         raise InputError(
             f"top: {k} heads at each of {len(tops)} regions are {len(largest)}, and the model has {size[0] * size[1]} "
