@@ -26,6 +26,7 @@ RERANKINGS: Final = "Does it rank better?"
 MOST_BARS: Final = 400
 """More queries than these are drawn as so many of them, evenly over the sorted differences."""
 MOST_P: Final = 0.05
+_NO_TIME: Final = "not known: an earlier version judged, and kept no time"
 
 
 def reranking_view(
@@ -195,11 +196,11 @@ def _facts(one: RerankingContents) -> list[tuple[str, str]]:
         ("Heads", heads and words.listing(dict.fromkeys(words.head_name(la, he) for la, he, _ in heads.members))),
         ("Read as", heads and f"{heads.reading}, {'' if heads.calibrated else 'not '}calibrated"),
         ("Heads were chosen by", heads and chosen_on),
-        ("Last layer computed", f"{header.last_layer} of 0 to {header.n_layers - 1}"),
+        ("Last layer computed", f"{header.last_layer} (the model has 0 to {header.n_layers - 1})"),
         ("Prompts", f"{header.n_prompts:,} for {words.count(header.n_documents, 'document')}"),
         ("Left out", ", ".join(f"{n:,} {reason}" for reason, n in header.n_left_out.items())),
-        ("For 100 documents", _spent(per_100) if per_100 else "not known: an earlier version judged, and kept no time"),
-        ("Time", per_100 and _time(one)),
+        ("Cost of 100 documents", _spent(per_100) if per_100 else _NO_TIME),
+        ("Cost of all", per_100 and _time(one)),
         ("Seed", str(header.seed)),
         ("Measured", f"{header.created[:16].replace('T', ' ')}, relscope {header.relscope_version}"),
     ]  # fmt: skip
