@@ -65,7 +65,8 @@ def finding(one: RerankingContents) -> Finding | None:
     values = f"{main.measure} is {now} after {before} of {first}"
     if main.n_queries < LEAST_QUERIES:
         n = words.count(main.n_queries, "query", "queries")
-        return Finding(f"{n} cannot tell whether it ranks better than {first}", f"{values}. {_remedy()}")
+        remedy = f"At least {LEAST_QUERIES} queries are needed to tell a difference from chance: {REMEDY}."
+        return Finding(f"{n} cannot tell whether it ranks better than {first}", f"{values}. {remedy}")
     text = (
         f"{values}: {signed(main)}, p {words.probability(main.p_t_holm)} by the t-test and "
         f"{words.probability(main.p_flip_holm)} by sign flips."
@@ -74,10 +75,6 @@ def finding(one: RerankingContents) -> Finding | None:
         how = "better" if main.difference.value > 0 else "worse"
         return Finding(f"By {main.measure} it ranks {how} than {first}", text)
     return Finding(f"By {main.measure} it is not shown to rank better or worse than {first}", text)
-
-
-def _remedy() -> str:
-    return f"At least {LEAST_QUERIES} queries are needed to tell a difference from chance: {REMEDY}."
 
 
 def _member(one: RerankingContents, run_dir: Path, known: set[tuple[str, str]]) -> dict[str, Any]:
@@ -213,11 +210,8 @@ def _spent(spent: Spent) -> str:
 
 def _time(one: RerankingContents) -> str:
     cost, n = one.cost, one.header.n_prompts
-    part = (
-        f"; {n - cost.n_prompts:,} of {n:,} prompts were judged by a version that kept no time"
-        if cost.n_prompts < n
-        else ""
-    )
+    n_unknown = n - cost.n_prompts
+    part = f"; {n_unknown:,} of {n:,} prompts were judged by a version that kept no time" if n_unknown > 0 else ""
     return (
         f"{seconds(cost.cpu_seconds)} CPU seconds, {seconds(cost.wall_seconds)} s by the clock, of "
         f"{words.count(cost.n_prompts, 'prompt')} in {words.count(cost.n_calls, 'call')}{part}"
