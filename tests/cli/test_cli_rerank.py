@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -35,6 +36,10 @@ def test_it_prints_the_measures_beside_the_first_stages_and_writes_the_run(
     assert lines[4].startswith("P(rel=2)@5 ")
     assert "4 judged queries; 95 % intervals over queries" in outcome.out
     assert "p by Holm's correction over 2 measures" in outcome.out
+    assert re.fullmatch(
+        r"time: [0-9.]+ CPU seconds per 100 documents \([0-9.]+ s by the clock, cpu\), from 24 prompts judged",
+        lines[-2],
+    )
     assert lines[-1] == f"run: {out}"
     assert {len(ranked) for ranked in read_run(out).values()} == {6}
     assert len((tmp_path / "run.trec.verdicts" / "verdicts.jsonl").read_text().splitlines()) == 24
@@ -57,6 +62,10 @@ def test_json_is_one_object_whose_ndcg_is_that_of_ir_measures_on_the_written_fil
     assert measure["value"]["value"] == pytest.approx(value, abs=1e-12)  # summed in another order
     assert measure["difference"]["low"] <= measure["difference"]["value"] <= measure["difference"]["high"]
     assert measure["p_t_holm"] == measure["p_t"]
+    assert (said["depth"], said["last_layer"], said["verdicts"]) == (6, 3, f"{tmp_path / 'run.trec'}.verdicts")
+    cost = said["cost"]
+    assert (cost["n_calls"], cost["n_prompts_timed"], cost["devices"]) == (1, 24, ["cpu"])
+    assert cost["cpu_seconds_per_100_documents"] == pytest.approx(100 * cost["cpu_seconds"] / 24)
 
 
 @pytest.mark.parametrize("method", ["sliding-window", "heapsort", "all-pairs"])
@@ -92,7 +101,9 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(
     assert not out.exists()
     n_stored = len((tmp_path / f"{out}.verdicts" / "verdicts.jsonl").read_text().splitlines())
     assert n_stored > 0
-    assert relscope(*again[1:]).status == 0
+    resumed = relscope(*again[1:])
+    assert resumed.status == 0
+    assert "from 80 prompts judged in 2 calls\n" in resumed.out
     assert relscope(*many, "-o", "whole.trec").status == 0
     assert read_run(tmp_path / out) == read_run(tmp_path / "whole.trec")
 
@@ -224,6 +235,40 @@ def test_heads_that_a_run_puts_first_rank_the_queries_that_did_not_choose_them(
         "query-3 below 2", "largest", False,
     )  # fmt: skip
     assert len(said["heads"]["members"]) == 3
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number.replace("−", "-")) for number in re.findall(r"[−+-]?[0-9]+\.[0-9]{3}(?![0-9])", text)]
+
+
+def test_the_runs_report_shows_what_was_printed(
+    relscope: Command, tiny_model_folder: Path, short_prompt: Path, tmp_path: Path
+) -> None:
+    model = ["-m", tiny_model_folder, "-p", short_prompt, "--device", "cpu"]
+    run, judge, heads = tmp_path / "run", tmp_path / "judge.trec", tmp_path / "heads.trec"
+    assert relscope("run", *model, "-n", 2, "-e", "heads", "-r", "query", "-o", run).status == 0
+    assert relscope("heads", run, "-k", 3, "-o", tmp_path / "heads.json").status == 0
+    words = ["rerank", *model, "--depth", 4, "--measures", "nDCG@10,RR,P@3"]
+    by_judge = relscope(*words, "-n", 8, "-o", judge)
+    by_heads = relscope(*words, "-n", 6, "-o", heads, "--method", "attention", "--heads", tmp_path / "heads.json")
+    report = relscope("report", run, "--with", judge, "--with", f"{heads}.verdicts")
+    assert report.status == 0, report.err
+    html = (run / "report.html").read_text()
+    shown = html[html.index('<section id="rerankings"') :]
+    rows = re.findall(
+        r'<th scope="row">([^<]+)</th>(.*?)<td class="num">[^<]*</td><td class="num">[^<]*</td><td class="strip', shown
+    )
+    printed = [
+        line for outcome in (by_judge, by_heads) for line in outcome.out.splitlines()
+        if line.startswith(("nDCG@10 ", "RR ", "P@3 "))
+    ]  # fmt: skip
+    assert len(printed) == len(rows) == 6
+    for (measure, cells), line in zip(rows, printed, strict=True):
+        assert line.startswith(f"{measure} ")
+        # the first stage, the ranking, their difference and its interval
+        assert _numbers(cells) == _numbers(line)[:5]
+    assert "6 queries that all of these rank" in shown
+    assert "Heads query-3 (total)" in shown
 
 
 @pytest.mark.parametrize(

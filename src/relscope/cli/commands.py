@@ -301,7 +301,10 @@ def report(
     ],
     downstream: Annotated[
         list[Path] | None,
-        typer.Option("--with", help="Show an ablation or a circuit of this RUN too: its folder; may be given again."),
+        typer.Option(
+            "--with",
+            help="Show an ablation, a circuit (its folder) or a reranking (its run file) too; may be given again.",
+        ),
     ] = None,
 ) -> None:
     """Rebuild the report of a run, a comparison, an ablation or a circuit from its rows alone."""

@@ -84,7 +84,7 @@ def rerank(
     file = out
     try:
         config = o.study_config(None, settings)
-        from relscope.study import HeadSet, Reranking, require_run_file, require_sources
+        from relscope.study import HeadSet, Reranking, require_run_file, require_sources, verdicts_folder
 
         chosen = None if heads is None else HeadSet.load(heads)
         options = Reranking(
@@ -94,7 +94,7 @@ def rerank(
         name = f"{o.folder_name(config)}-{options.method_of(config.prompt)}.trec"
         file = out or Path("runs") / name
         require_sources([config.data])
-        require_run_file(file, file.with_name(f"{file.name}.verdicts"))
+        require_run_file(file, verdicts_folder(file))
         from relscope.cli.progress import progress_shown
         from relscope.cli.show import print_json
 
@@ -105,7 +105,7 @@ def rerank(
     except KeyboardInterrupt:
         raise o.interrupted(file, out, ".verdicts") from None
     if as_json:
-        print_json(_as_json(done, config) | _heads_json(options))
+        print_json(_as_json(done, config) | _heads_json(options) | _cost_json(done))
     else:
         _print(done, config, options)
 
@@ -148,6 +148,24 @@ def _heads_json(options: Reranking) -> dict[str, Any]:
         return {}
     how = {"reading": options.reading, "calibrated": options.calibrated}
     return {"heads": {"name": options.heads.name, "members": options.heads.members, **how}}
+
+
+def _cost_json(done: RerankRun) -> dict[str, Any]:
+    per_100 = done.per_100_documents
+    return {
+        "depth": done.header.depth,
+        "last_layer": done.header.last_layer,
+        "cost": {
+            "n_calls": done.cost.n_calls,
+            "n_prompts_timed": done.cost.n_prompts,
+            "cpu_seconds": done.cost.cpu_seconds,
+            "wall_seconds": done.cost.wall_seconds,
+            "devices": done.cost.devices,
+            "cpu_seconds_per_100_documents": per_100 and per_100.cpu_seconds,
+            "wall_seconds_per_100_documents": per_100 and per_100.wall_seconds,
+        },
+        "verdicts": str(done.verdicts),
+    }
 
 
 def _as_json(done: RerankRun, config: StudyConfig) -> dict[str, Any]:
@@ -203,7 +221,19 @@ def _print(done: RerankRun, config: StudyConfig, options: Reranking) -> None:
         )
     else:
         OUT.print("no query is judged: nothing is measured\n")
+    OUT.print(escape(_cost_words(done)))
     OUT.print(f"run: {escape(str(done.run_file))}")
+
+
+def _cost_words(done: RerankRun) -> str:
+    cost, per_100 = done.cost, done.per_100_documents
+    if per_100 is None:
+        return "time: not known, the verdicts were measured by a version that kept none"
+    calls = f" in {cost.n_calls} calls" if cost.n_calls > 1 else ""
+    return (
+        f"time: {per_100.cpu_seconds:.1f} CPU seconds per 100 documents ({per_100.wall_seconds:.1f} s by the clock, "
+        f"{per_100.device}), from {cost.n_prompts:,} prompts judged{calls}"
+    )
 
 
 def _cells(row: RankingComparison) -> tuple[str, ...]:

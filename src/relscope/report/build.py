@@ -42,15 +42,16 @@ def build_report(run_dir: Path, downstream: Sequence[str | Path] = ()) -> Path:
 
     Args:
         run_dir: a folder that `relscope run` has written or is writing.
-        downstream: folders of `relscope ablate` and `relscope circuit` that are shown too, in this order. The run's
-            folder does not remember them: built again without them, the report has no such section.
+        downstream: folders of `relscope ablate` and `relscope circuit`, and run files of `relscope rerank`, that are
+            shown too, in this order. The run's folder does not remember them: built again without them, the report
+            has no such sections.
 
     Returns:
         The path of `report.html`.
 
     Raises:
-        InputError: `run_dir` is not a run folder, or it is damaged; a folder of `downstream` cannot be shown, or is of
-            another run.
+        InputError: `run_dir` is not a run folder, or it is damaged; one of `downstream` cannot be shown, or is of
+            another run or model.
         RunError: a part is damaged, or the folder cannot be written.
     """
     return report_run(run_dir, downstream).report
@@ -59,10 +60,10 @@ def build_report(run_dir: Path, downstream: Sequence[str | Path] = ()) -> Path:
 def report_run(run_dir: Path, downstream: Sequence[str | Path] = ()) -> RunSummary:
     """As `build_report`; returns also what to print of the run."""
     run = open_run(Path(run_dir))
-    evaluated = read_downstream(run, downstream)
+    shown_too = read_downstream(run, downstream)
     contents = read_contents(run)
     figures = draw_figures(contents, run.directory / FIGURES_FOLDER)
-    page = render(contents, run.directory, figures, evaluated)
+    page = render(contents, run.directory, figures, shown_too)
     path = run.directory / REPORT_NAME
     # Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes a question mark.
     write_whole(path, page.encode("utf-8", errors="replace"))

@@ -1,8 +1,9 @@
-"""Do these heads carry relevance? Ablations and circuits of a run, as a section of the run's own report.
+"""Do these heads carry relevance? Ablations, circuits and rerankings of a run, as sections of the run's own report.
 
 A run's folder says nothing of them. Which are shown is said where the report is built; each is taken only if it records
 the run, by the hash of its identity, so that a table never stands beside maps that it does not belong to. A circuit
 that was judged elsewhere records the file of the circuit instead, and is taken beside the folder where that was found.
+A reranking by the whole judge has no run: it is taken if its model is the run's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from relscope.report.ablation_findings import findings as ablation_findings
 from relscope.report.assets import REPORT_NAME
 from relscope.report.circuit_contents import CIRCUIT_NAME, CircuitContents, read_circuit
 from relscope.report.notices import Notice
+from relscope.report.reranking_contents import RerankingContents, is_reranking, read_reranking, reranking_folder
 from relscope.results import Run, holds_circuit, is_ablation, open_circuit, read_ablation_header
 
 DOWNSTREAM: Final = "Do these heads carry relevance?"
@@ -35,29 +37,39 @@ class Evaluated:
     href: str
 
 
-def read_downstream(run: Run, folders: Sequence[str | Path]) -> list[Evaluated]:
-    """Read folders of `relscope ablate` and `relscope circuit`, in their order.
+@dataclass(frozen=True)
+class Downstream:
+    """What is shown of a run besides itself: ablations and circuits, and rerankings, both in their order."""
+
+    evaluated: tuple[Evaluated, ...] = ()
+    rerankings: tuple[RerankingContents, ...] = ()
+
+
+def read_downstream(run: Run, given: Sequence[str | Path]) -> Downstream:
+    """Read folders of `relscope ablate` and `relscope circuit`, and what `relscope rerank` left beside its run files.
+
+    Args:
+        run: in whose report they are shown.
+        given: folders; of rerankings the run files, or the folders of their verdicts.
 
     Raises:
-        InputError: a folder is neither, is of another run, stands twice, has no page of its own, or cannot be read.
+        InputError: one is none of these, is of another run or model, stands twice, has no page of its own, or cannot
+            be read.
         RunError: a part is damaged.
     """
-    paths = [Path(folder) for folder in folders]
+    paths = [Path(one) for one in given]
+    paths = [reranking_folder(path) if is_reranking(path) else path for path in paths]
     found = _circuits_of(run, paths)
-    evaluated = []
+    evaluated: list[Evaluated] = []
+    rerankings: list[RerankingContents] = []
     for number, path in enumerate(paths):
         if path.resolve() in {earlier.resolve() for earlier in paths[:number]}:
-            raise InputError(f"{path}: is given twice; give each folder once")
-        if is_ablation(path):
-            _require_run(run, path, read_ablation_header(path).identity.get("run"))
-            contents: AblationContents | CircuitContents = read_ablation(path)
-        elif holds_circuit(path):
-            _require_run_of_circuit(run, path, found)
-            contents = read_circuit(path)
+            raise InputError(f"{path}: is given twice; give each once")
+        if is_reranking(path):
+            rerankings.append(read_reranking(run, path))
         else:
-            raise InputError(f"{path}: is no folder of relscope ablate or relscope circuit; give one of these")
-        evaluated.append(Evaluated(contents, _href(path, run.directory)))
-    return evaluated
+            evaluated.append(Evaluated(_read_evaluated(run, path, found), _href(path, run.directory)))
+    return Downstream(tuple(evaluated), tuple(rerankings))
 
 
 def downstream_view(
@@ -102,6 +114,19 @@ def _circuit_view(contents: CircuitContents, identifier: str) -> dict[str, Any]:
         "table": None,
         "plots": circuit_page.curves(contents, identifier),
     }
+
+
+def _read_evaluated(run: Run, path: Path, found: set[str]) -> AblationContents | CircuitContents:
+    if is_ablation(path):
+        _require_run(run, path, read_ablation_header(path).identity.get("run"))
+        return read_ablation(path)
+    if holds_circuit(path):
+        _require_run_of_circuit(run, path, found)
+        return read_circuit(path)
+    raise InputError(
+        f"{path}: is no folder of relscope ablate or relscope circuit, and no run file of relscope rerank with its "
+        "verdicts beside it; give one of these"
+    )
 
 
 def _require_run(run: Run, path: Path, recorded: Any) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 
 from relscope.report import assets, downloads, facts, verdicts, views, words
 from relscope.report.contents import CONFIDENCE, Contents
-from relscope.report.downstream import DOWNSTREAM, Evaluated, downstream_view
+from relscope.report.downstream import DOWNSTREAM, Downstream, downstream_view
 from relscope.report.findings import by_chance, flow_words
 from relscope.report.map_kinds import FLOW, HEADS
 from relscope.report.maps import COLOURS, MODULES, EffectMap
 from relscope.report.mechanism import SECTIONS as MECHANISM
 from relscope.report.mechanism import mechanism_values
 from relscope.report.notices import notices
+from relscope.report.reranking_page import RERANKINGS, reranking_view
 from relscope.report.support import SUPPORTED, Support
 from relscope.results import Manifest, PromptSample
 
@@ -33,6 +34,7 @@ SECTIONS = (
     ("heads", "Heads"),
     *MECHANISM.items(),
     ("downstream", DOWNSTREAM),
+    ("rerankings", RERANKINGS),
     ("prompts", "Prompts"),
     ("reading", "How to read"),
     ("data", "Data"),
@@ -40,23 +42,22 @@ SECTIONS = (
 )
 MOST_MANIFEST_ENTRIES = 500
 MOST_PARTS_LISTED = 12
+_NOTHING = Downstream()
 
 
-def render(contents: Contents, run_dir: Path, figures: Sequence[Path], evaluated: Sequence[Evaluated] = ()) -> str:
+def render(contents: Contents, run_dir: Path, figures: Sequence[Path], shown_too: Downstream = _NOTHING) -> str:
     """The report as HTML text.
 
     Args:
         contents: of the run.
         run_dir: its folder.
         figures: the PNG paths in `run_dir`, each with a PDF beside it.
-        evaluated: ablations and circuits of the run that are shown too.
+        shown_too: ablations, circuits and rerankings.
     """
-    return assets.template("report.html.j2").render(_values(contents, run_dir, figures, evaluated))
+    return assets.template("report.html.j2").render(_values(contents, run_dir, figures, shown_too))
 
 
-def _values(
-    contents: Contents, run_dir: Path, figures: Sequence[Path], evaluated: Sequence[Evaluated]
-) -> dict[str, Any]:
+def _values(contents: Contents, run_dir: Path, figures: Sequence[Path], shown_too: Downstream) -> dict[str, Any]:
     manifest = contents.manifest
     judged = contents.rows[contents.rows["experiment"] == "judge"]
     experiments = [step.experiment for step in contents.progress if step.stored]
@@ -65,8 +66,9 @@ def _values(
     directions, plots = _directions(contents)
     mechanism, drawn = mechanism_values(contents.mechanism, contents.scale.quantity, _cells_left(contents))
     told = notices(contents)
-    mechanism["downstream"], curves = downstream_view(evaluated, told)
+    mechanism["downstream"], curves = downstream_view(shown_too.evaluated, told)
     drawn["lines"] += curves
+    mechanism["rerankings"], drawn["costs"] = reranking_view(shown_too.rerankings, run_dir, told)
     shown_sections = {name: section is not None for name, section in mechanism.items()}
     shown_sections |= {name: _asked_for(contents, name) for name in ("flow", "heads")}
     parts = downloads.parquet_files(run_dir, "rows")
@@ -129,6 +131,7 @@ def _values(
             "maps": [*plots, *drawn["maps"]],
             "lines": drawn["lines"],
             "points": drawn["points"],
+            "costs": drawn["costs"],
             "verdicts": histogram,
             "runs": runs,
         },

@@ -10,6 +10,7 @@ a verdict on other texts, or on what another tokenizer made of them, is refused.
 are not asked about now stay, and are not used.
 
 A line is there whole or not at all: what a killed process left of its last one is cut off, and the prompt judged again.
+What prompts took to judge, and what was measured of the ranking, stands beside them (`relscope.results.reranking`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from relscope.results.files import (
     write_whole,
 )
 from relscope.results.manifest import chosen_differences
+from relscope.results.reranking import COSTS_NAME, Spent, cost_line, read_costs
 
 VERDICTS_NAME: Final = "verdicts.jsonl"
 _MANIFEST_NAME = "manifest.json"
@@ -73,13 +75,15 @@ class Verdicts(LockedFolder):
         try:
             _check_identity(folder, dict(identity))
             self._path = folder / VERDICTS_NAME
-            self.known: dict[Asked, float] = self._read() if self._path.exists() else {}
+            self.known: dict[Asked, float] = self._read()
+            _whole_lines(folder / COSTS_NAME)
+            self._call = read_costs(folder).n_calls + 1
         except BaseException:
             self.close()
             raise
 
-    def add(self, measured: Mapping[Asked, float]) -> None:
-        """Store LDs, flushed to the disk when this returns.
+    def add(self, measured: Mapping[Asked, float], spent: Spent | None = None) -> None:
+        """Store LDs, flushed to the disk when this returns, and what it took to judge them, if that is known.
 
         Raises:
             InputError: one of them is not finite.
@@ -95,20 +99,10 @@ class Verdicts(LockedFolder):
             {"query_id": prompt[0], "documents": prompt[1:], self._value: ld,
              "token_sha256": self._token_sha256_of(prompt)} for prompt, ld in measured.items()
         )  # fmt: skip
-        lines = (json.dumps(row) + "\n" for row in rows)
-        try:
-            with open(self._path, "ab") as file:
-                n_before = file.tell()
-                try:
-                    file.write("".join(lines).encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(n_before)
-                    raise
-        except OSError as error:
-            raise RunError(write_problem(self._path, error)) from error
+        _append(self._path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self.known |= measured
+        if spent is not None:
+            _append(self.folder / COSTS_NAME, cost_line(self._call, len(measured), spent))
 
     def _read(self) -> dict[Asked, float]:
         known: dict[Asked, float] = {}
@@ -159,8 +153,25 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
+def _append(path: Path, lines: bytes) -> None:
+    try:
+        with open(path, "ab") as file:
+            n_before = file.tell()
+            try:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(n_before)
+                raise
+    except OSError as error:
+        raise RunError(write_problem(path, error)) from error
+
+
 def _whole_lines(path: Path) -> list[bytes]:
-    """The lines of the file, from which half of a last one is cut off."""
+    """The lines of the file, from which half of a last one is cut off; none where there is no file."""
+    if not path.exists():
+        return []
     try:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]

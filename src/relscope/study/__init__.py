@@ -13,7 +13,7 @@ from relscope.lazy import lazily
 if TYPE_CHECKING:
     from relscope.analysis import HeadSet, RankingComparison, chosen_heads
     from relscope.prompts import print_prompt, read_yaml
-    from relscope.results import open_run
+    from relscope.results import open_run, verdicts_folder
     from relscope.study.ablating import Machine, ablate_run
     from relscope.study.ablation_options import AblationOptions
     from relscope.study.checking import ModelCheck, check_model
@@ -93,6 +93,7 @@ _MODULE_OF = {
     "load_circuit": "relscope.study.circuits",
     "measure_reranked": "relscope.study.rerank_run",
     "open_run": "relscope.results",
+    "verdicts_folder": "relscope.results",
     "package_versions": "relscope.study.manifest",
     "plan_study": "relscope.study.plan",
     "prompt_fields": "relscope.study.config",
@@ -170,6 +171,7 @@ __all__ = [
     "rerank",
     "run_study",
     "transfer_config",
+    "verdicts_folder",
 ]
 
 

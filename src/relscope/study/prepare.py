@@ -54,11 +54,11 @@ class Silent:
         """Say nothing."""
 
 
-class Within:
-    """The progress of one task within a larger one: amounts go on, stages do not, and a warning comes once.
+class Noting:
+    """A progress that keeps what was warned of, and passes everything on; a warning comes once.
 
     Args:
-        progress: of the larger one.
+        progress: that it is passed on to.
 
     Attributes:
         notes: what was warned of.
@@ -70,16 +70,28 @@ class Within:
         self.advance = progress.advance
 
     def stage(self, text: str) -> None:
-        """Say nothing: the larger task has its own."""
+        """Pass it on."""
+        self.to.stage(text)
 
     def start(self, n_patches: int, work: float) -> None:
-        """Say nothing: the whole was begun before."""
+        """Pass it on."""
+        self.to.start(n_patches, work)
 
     def warn(self, text: str) -> None:
         """Pass it on the first time, and keep it."""
         if text not in self.notes:
             self.notes[text] = None
             self.to.warn(text)
+
+
+class Within(Noting):
+    """The progress of one task within a larger one: amounts go on and warnings are kept, stages do not."""
+
+    def stage(self, text: str) -> None:
+        """Say nothing: the larger task has its own."""
+
+    def start(self, n_patches: int, work: float) -> None:
+        """Say nothing: the whole was begun before."""
 
 
 @dataclass(frozen=True)

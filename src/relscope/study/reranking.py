@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from relscope.errors import InputError
 from relscope.interventions import CONTENT_FREE_QUERY, relevance_scores
 from relscope.models import JudgeModel, check_readable
 from relscope.prompts import PromptRenderer, PromptTemplate
-from relscope.results import Asked, Verdicts
+from relscope.results import Asked, Spent, Verdicts
 from relscope.study.prepare import Progress, Silent
 from relscope.study.ranking_methods import METHODS, Ranked, Ranking, most_prompts
 from relscope.study.rerank_options import Reranking
@@ -195,10 +196,14 @@ class _Asker:
     def __call__(self, prompts: Sequence[Asked]) -> list[float]:
         self.progress.advance(known := sum(prompt in self.known for prompt in prompts), float(known))
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.known]
+        if missing and self.kept is not None:
+            _ = self.judge.contract  # which takes passes of its own, before the clock starts
         for together in _together(missing):
+            cpu, wall = time.process_time(), time.perf_counter()
             measured = self._judge(together) if self.options.heads is None else self._read(together)
+            spent = Spent(time.process_time() - cpu, time.perf_counter() - wall, self.judge.device.type)
             if self.kept is not None:
-                self.kept.add(measured)
+                self.kept.add(measured, spent)
             self.known |= measured
             self.progress.advance(len(together), float(len(together)))
         self.asked.update(prompts)

@@ -292,8 +292,34 @@
     return Plotly.react(node, [trace], layout, config);
   }
 
+  // Quality over cost: a mark for each ranking, with the interval of its quality; named where the figure is wide enough.
+  function drawCosts(plot) {
+    const node = document.getElementById(plot.id);
+    const looks = { "first stage": ["muted", "x"], judge: ["ink", "diamond"], "heads by effect": ["positive", "circle"], "heads by attention alone": ["negative", "square"], heads: ["accent", "triangle-up"] };
+    const wide = widthOf(node) > 560;
+    const end = 1.08 * (widest(plot.points.map((point) => point.x)) || 1);
+    const traces = Object.entries(looks).map(([kind, [stroke, symbol]]) => {
+      const of = plot.points.filter((point) => point.kind === kind);
+      return {
+        type: "scatter", mode: wide ? "markers+text" : "markers", name: kind, showlegend: of.length > 0, x: of.map((point) => point.x), y: of.map((point) => point.y), cliponaxis: false,
+        text: of.map((point) => "\u00a0\u00a0" + escape(point.name) + "\u00a0\u00a0"), textposition: of.map((point) => (point.x < 0.5 * end ? "middle right" : "middle left")), textfont: { size: 11.5, color: colour("ink") },
+        error_y: { type: "data", symmetric: false, array: of.map((point) => (point.high === null ? 0 : point.high - point.y)), arrayminus: of.map((point) => (point.low === null ? 0 : point.y - point.low)), color: colour(stroke), thickness: 1.5, width: 4 },
+        marker: { size: 9, symbol: symbol, color: colour(stroke) },
+        hovertext: of.map((point) => "<b>" + escape(point.name) + "</b><br>" + escape(plot.y_title) + " " + withInterval(point.y, point.low, point.high, 3, 1) + "<br>" + escape(plot.x_title) + " " + fixed(point.x, point.x < 10 ? 2 : 1)),
+        hovertemplate: "%{hovertext}<extra></extra>",
+      };
+    });
+    const layout = baseLayout(widthOf(node), wide ? 320 : 360, { l: 58, r: 12, t: 30, b: 46 });
+    layout.hovermode = "closest";
+    layout.showlegend = true;
+    layout.legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false };
+    layout.xaxis = { fixedrange: true, showgrid: false, zerolinecolor: colour("line"), range: [-0.04 * end, end], title: { text: escape(plot.x_title), standoff: 8 } };
+    layout.yaxis = { fixedrange: true, gridcolor: colour("line"), zeroline: false, title: { text: escape(plot.y_title), standoff: 6 }, nticks: 6 };
+    return Plotly.react(node, traces, layout, config);
+  }
+
   function draw() {
-    const drawn = data.maps.map(drawMap).concat((data.scatters || []).map(drawScatter), (data.site_scatters || []).map(drawSites), (data.lines || []).map(drawLines), (data.points || []).map(drawPoints));
+    const drawn = data.maps.map(drawMap).concat((data.scatters || []).map(drawScatter), (data.site_scatters || []).map(drawSites), (data.lines || []).map(drawLines), (data.points || []).map(drawPoints), (data.costs || []).map(drawCosts));
     if (data.verdicts) drawn.push(drawVerdicts(data.verdicts));
     return Promise.all(drawn).then(() => { root.dataset.plots = "drawn"; });
   }
