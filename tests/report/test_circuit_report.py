@@ -27,7 +27,7 @@ def test_the_findings_are_computed_from_the_rows(folder: Path) -> None:
     assert summary.findings == (
         "2 sites of 4 keep f = 0.75 of the difference of LD",
         "Without them f = 0.12 of the difference of LD is left",
-        "Random sets of this size keep 0.06",
+        "Random sets of this size keep f = 0.06 of the difference of LD",
         "Of 2 members left out one by one, 1 are needed",
         "Random parts taken out of circuit and model leave them up to 0.25 apart",
     )
