@@ -76,8 +76,9 @@ def test_pairwise_methods_rank_a_run_file(
     prompt.write_text("format: pairwise\nmax_document_tokens: 24\n")
     first = tmp_path / "first.trec"
     first.write_text("".join(f"q01 Q0 p{i:03} {i} {-i} mine\n" for i in range(1, 5)))
+    top = [] if method == "all-pairs" else ["--top", 2]
     outcome = relscope("rerank", "-m", tiny_model_folder, "-p", prompt, "--first-stage", first, "--method", method,
-                       "-n", 1, "--top", 2, "--json", "-o", tmp_path / "out.trec")  # fmt: skip
+                       "-n", 1, *top, "--json", "-o", tmp_path / "out.trec")  # fmt: skip
     said = json.loads(outcome.out)
     assert (said["method"], said["first_stage"], said["n_queries"]) == (method, "first.trec", 1)
     assert said["n_prompts"] <= 12
@@ -127,6 +128,9 @@ def test_given_again_it_judges_nothing_and_prints_the_same(
         (["--depth", "0"], "depth: must be at least 1, not 0"),
         (["--queries", "0"], "queries: must be at least 1, not 0"),
         (["--top", "0"], "top: must be at least 1, not 0"),
+        (["--top", "3"], "option --top: is for sliding-window and heapsort; the method pointwise does not read it"),
+        (["--reading", "largest"], "option --reading: is for attention; the method pointwise does not read it"),
+        (["--uncalibrated"], "option --calibrated: is for attention; the method pointwise does not read it"),
         (["--first-stage", "nowhere.trec"], "nowhere.trec: there is no such file"),
         (["--first-stage", "{here}/other.trec"], 'other.trec: demo holds none of its documents, such as "D7"'),
         (["--first-stage", "{here}/notes.txt"], "notes.txt, line 1: must have 6 columns"),
@@ -164,7 +168,7 @@ def test_more_documents_and_queries_in_the_same_place_go_on_from_what_is_stored(
     verdicts = tmp_path / "run.trec.verdicts" / "verdicts.jsonl"
     assert relscope(*words, "-o", out).status == 0
     before = verdicts.read_text()
-    outcome = relscope(*words, "-n", 5, "--depth", 8, "--top", 3, "-o", out)
+    outcome = relscope(*words, "-n", 5, "--depth", 8, "-o", out)
     assert outcome.status == 0, outcome.err
     assert "40 prompts for 40 documents of 5 queries" in outcome.out
     after = verdicts.read_text()

@@ -45,7 +45,12 @@ def test_measures_equal_those_of_ir_measures_on_the_written_file(
     options = Reranking(method=method, depth=6, queries=5, top=2)
     done = rerank_run(config, options, ["nDCG@10", "AP(rel=2)"], tmp_path / "deep" / "run.trec")
     run = list(ir_measures.read_trec_run(str(done.run_file)))
-    qrels = {q: dict(demo.qrels[q]) for q in done.reranked.rankings}
+    qrels = list(ir_measures.read_trec_qrels(str(done.verdicts / "qrels.txt")))
+    assert {(q.query_id, q.doc_id): q.relevance for q in qrels} == {
+        (query_id, doc_id): grade
+        for query_id in done.reranked.rankings
+        for doc_id, grade in demo.qrels[query_id].items()
+    }
     expected = ir_measures.calc_aggregate([ir_measures.nDCG @ 10, ir_measures.AP(rel=2)], qrels, run)
     # 1e-12: the same numbers, added in another order
     assert {c.measure: c.value.value for c in done.comparisons} == {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relscope.cli import options as o
+from relscope.errors import InputError
 
 if TYPE_CHECKING:
     from relscope.study import RankingComparison, Reranking, RerankRun, StudyConfig
@@ -26,7 +28,8 @@ def rerank(
     data: Annotated[
         str | None,
         typer.Option("--data", "-d", rich_help_panel=_WHAT,
-                     help="demo (the default), BEIR or TREC folder, FILE.yaml, SQuAD FILE.json, ir_datasets:ID."),
+                     help="demo (the default), pairs FILE.jsonl, BEIR or TREC folder, TREC FILE.yaml, SQuAD FILE.json, "
+                     "ir_datasets:ID."),
     ] = None,
     first_stage: Annotated[
         str | None,
@@ -50,16 +53,19 @@ def rerank(
         typer.Option("--heads", rich_help_panel=_WHAT, help="Of attention: head set, a file of relscope heads."),
     ] = None,
     reading: Annotated[
-        str, typer.Option("--reading", rich_help_panel=_WHAT, help="Of attention: total or largest, over the document.")
-    ] = "total",
+        str | None,
+        typer.Option("--reading", rich_help_panel=_WHAT,
+                     help="Of attention: total (the default) or largest, over the document."),
+    ] = None,
     calibrated: Annotated[
-        bool,
+        bool | None,
         typer.Option("--calibrated/--uncalibrated", rich_help_panel=_WHAT,
-                     help="Of attention: take away what a content-free query pays."),
-    ] = True,
+                     help="Of attention: take away what a content-free query pays (the default)."),
+    ] = None,
     top: Annotated[
-        int, typer.Option("--top", rich_help_panel=_WHAT, help="Places that sliding-window and heapsort settle.")
-    ] = 10,
+        int | None,
+        typer.Option("--top", rich_help_panel=_WHAT, help="Places that sliding-window and heapsort settle (10)."),
+    ] = None,
     measures: Annotated[
         str, typer.Option("--measures", help="As ir-measures names them, such as nDCG@10,RR@10,AP.")
     ] = "nDCG@10",
@@ -87,10 +93,12 @@ def rerank(
         from relscope.study import HeadSet, Reranking, require_run_file, require_sources, verdicts_folder
 
         chosen = None if heads is None else HeadSet.load(heads)
+        given = {"top": top, "reading": reading, "calibrated": calibrated}
+        of_method: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         options = Reranking(
-            method=method, depth=depth, top=top, queries=queries, first_stage=first_stage, heads=chosen,
-            reading=reading, calibrated=calibrated,
-        )  # fmt: skip
+            method=method, depth=depth, queries=queries, first_stage=first_stage, heads=chosen, **of_method
+        )
+        _require_read(of_method, options.method_of(config.prompt))
         name = f"{o.folder_name(config)}-{options.method_of(config.prompt)}.trec"
         file = out or Path("runs") / name
         require_sources([config.data])
@@ -108,6 +116,19 @@ def rerank(
         print_json(_as_json(done, config) | _heads_json(options) | _cost_json(done))
     else:
         _print(done, config, options)
+
+
+def _require_read(given: Collection[str], method: str) -> None:
+    """Refuse an option that the method does not read.
+
+    Raises:
+        InputError: names the option and the methods that read it.
+    """
+    readers = {"top": ("sliding-window", "heapsort"), "reading": ("attention",), "calibrated": ("attention",)}
+    for name in given:
+        if method not in readers[name]:
+            which = " and ".join(readers[name])
+            raise InputError(f"option --{name}: is for {which}; the method {method} does not read it")
 
 
 def heads(

@@ -14,7 +14,7 @@ from relscope.data.pairs import PairSet, Refusal, RelevancePair, pairs_from_coll
 from relscope.data.sources import is_pair_file, load_collection, load_pairs, require_source
 from relscope.data.squad import load_squad
 from relscope.data.text import MAX_DOCUMENT_CHARACTERS, MAX_QUERY_CHARACTERS
-from relscope.data.trec import load_trec, read_run, run_text
+from relscope.data.trec import load_trec, qrels_text, read_run, run_text
 
 __all__ = [
     "MAX_DOCUMENT_CHARACTERS",
@@ -39,6 +39,7 @@ __all__ = [
     "pairs_from_jsonl",
     "pairs_sha256",
     "qrels_sha256",
+    "qrels_text",
     "read_run",
     "require_source",
     "run_text",

@@ -216,6 +216,18 @@ def read_run(path: Path) -> dict[str, list[str]]:
     return {query_id: sorted(ranked, key=ranked.__getitem__) for query_id, ranked in keys.items()}
 
 
+def qrels_text(qrels: Mapping[str, Mapping[str, int]]) -> str:
+    """The lines of a TREC qrels file: `query 0 document grade`.
+
+    Raises:
+        InputError: an id that a line cannot hold, because it is empty or has white space in it.
+    """
+    _check_ids({*qrels, *(doc_id for grades in qrels.values() for doc_id in grades)}, "qrels")
+    return "".join(
+        f"{query_id} 0 {doc_id} {grade}\n" for query_id, grades in qrels.items() for doc_id, grade in grades.items()
+    )
+
+
 def run_text(rankings: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> str:
     """The lines of a TREC run file: `query Q0 document rank value tag`, ranks from 1.
 
@@ -224,14 +236,20 @@ def run_text(rankings: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> s
     Raises:
         InputError: an id that a line cannot hold, because it is empty or has white space in it.
     """
-    for text_id in {*rankings, *(doc_id for ranked in rankings.values() for doc_id, _ in ranked)}:
-        if not text_id or text_id.split() != [text_id]:
-            raise InputError(f'a TREC run file cannot hold the id "{shorten(text_id)}": ids have no white space there')
+    _check_ids({*rankings, *(doc_id for ranked in rankings.values() for doc_id, _ in ranked)}, "run")
     return "".join(
         f"{query_id} Q0 {doc_id} {rank} {value:.9g} {tag}\n"  # nine digits give back a float32
         for query_id, ranked in rankings.items()
         for rank, (doc_id, value) in enumerate(ranked, start=1)
     )
+
+
+def _check_ids(text_ids: Iterable[str], kind: str) -> None:
+    for text_id in text_ids:
+        if not text_id or text_id.split() != [text_id]:
+            raise InputError(
+                f'a TREC {kind} file cannot hold the id "{shorten(text_id)}": ids have no white space there'
+            )
 
 
 def _finite(text: str, path: Path, number: int) -> float:

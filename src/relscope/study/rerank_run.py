@@ -1,8 +1,9 @@
 """From a configuration to a TREC run file and its measures: reranking as the command line does it.
 
 Beside `NAME.trec` stands the folder `NAME.trec.verdicts`: every LD that was measured, a line each, and what it depends
-on (`relscope.results.verdicts`); the measures of every query, and what judging took (`relscope.results.reranking`). A
-command that was interrupted goes on from there when it is given again.
+on (`relscope.results.verdicts`); the measures of every query, and what judging took (`relscope.results.reranking`);
+`qrels.txt`, the judgements as trec_eval reads them. A command that was interrupted goes on from there when it is given
+again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 import pandas as pd
 
 from relscope.analysis import RankingComparison, check_measures, compare_rankings, ranking_values
-from relscope.data import Collection, load_collection, run_text
+from relscope.data import Collection, load_collection, qrels_text, run_text
+from relscope.errors import InputError
 from relscope.models import JudgeModel, lint_verdict
 from relscope.prompts import PartError, PromptRenderer, PromptTemplate, render_cut
 from relscope.results import (
@@ -43,6 +45,7 @@ from relscope.study.rerank_options import Reranking
 from relscope.study.reranking import Reranked, first_of, rerank_first
 from relscope.version import __version__
 
+QRELS_NAME = "qrels.txt"
 _N_LINTED = 4
 
 
@@ -121,6 +124,7 @@ def rerank_run(
     if options.heads is None:  # else it says nothing
         _lint(judge, collection, config.prompt, reranked, told)
     judged = _judged(reranked, collection)
+    _write_qrels(folder, judged, told)
     values = _values(reranked, judged, measures) if judged else pd.DataFrame(columns=_COLUMNS)
     header = _header(config, options, judge, reranked, judged, tuple(told.notes))
     write_reranking(folder, header, {name: values[name] for name in _COLUMNS})
@@ -143,6 +147,14 @@ def measure_reranked(
     """
     values = _values(reranked, _judged(reranked, collection), measures)
     return compare_rankings(values, FIRST_STAGE_SYSTEM, seed=seed)
+
+
+def _write_qrels(folder: Path, judged: _Grades, progress: Progress) -> None:
+    """The judgements that the measures rest on, for ir_measures and trec_eval."""
+    try:
+        write_whole(folder / QRELS_NAME, qrels_text(judged).encode())
+    except InputError as error:  # of a document that is not ranked: the run file was written
+        progress.warn(f"{folder / QRELS_NAME} is not written: {error}")
 
 
 _COLUMNS = ("system", "query_id", "measure", "value")
