@@ -120,15 +120,21 @@ def test_nothing_is_said_of_a_full_model_without_anything_to_lose(tmp_path: Path
     assert ranking.title.endswith("nothing can be said, as the full model's nDCG@10 is 0")
 
 
-def test_nothing_is_said_where_the_model_is_not_shown_to_add_to_the_first_stage(tmp_path: Path) -> None:
+def test_no_loss_says_nothing_where_the_model_is_not_shown_to_add_to_the_first_stage(tmp_path: Path) -> None:
     contents = read_ablation(write_synthetic_ablation(tmp_path / "a", 20), N)
-    outcomes = tuple(
-        replace(o, difference=Estimate(-0.1, -0.3, 0.0)) if o.condition == FIRST_STAGE else o for o in contents.outcomes
-    )
-    judging, ranking = findings(replace(contents, outcomes=outcomes))
-    assert ranking.title.endswith("the full model is not shown to rank better than the first stage")
-    assert "The first stage has 0.63" in ranking.text
-    assert "first stage" not in judging.text
+
+    def ranking_with(change: Estimate) -> Finding:
+        changes = {FIRST_STAGE: Estimate(-0.1, -0.3, 0.0), contents.largest: change}
+        of = tuple(
+            replace(o, difference=changes.get(o.condition, o.difference)) if o.measure == RANKING_MEASURE else o
+            for o in contents.outcomes
+        )
+        return findings(replace(contents, outcomes=of))[-1]
+
+    unclear = ranking_with(Estimate(-0.1, -0.3, 0.0))
+    assert unclear.title.endswith("the full model is not shown to rank better than the first stage")
+    assert "The first stage has 0.63" in unclear.text
+    assert "Mixed-2 lowers nDCG@10" in ranking_with(Estimate(-0.1, -0.3, -0.05)).title
 
 
 @pytest.mark.parametrize("keep_only", [False, True])

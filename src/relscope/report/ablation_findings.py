@@ -72,7 +72,8 @@ def _withheld(contents: AblationContents, column: Column, chosen: Outcome) -> tu
             f"At least {LEAST_QUERIES} queries are needed to tell a change from chance: {REMEDY}.",
         )
     first = contents.of(column, FIRST_STAGE)
-    if first is not None and not first.difference.high < 0:
+    is_lower = chosen.difference.high < 0  # then something was lost, whatever the first stage has
+    if first is not None and not first.difference.high < 0 and (contents.keep_only or not is_lower):
         return (
             "nothing can be said, as the full model is not shown to rank better than the first stage",
             f"The first stage has {estimate(first.value, 2)}: where the model adds little, little can be lost or kept. "
