@@ -158,7 +158,7 @@ def test_a_saved_circuit_is_judged_with_another_prompt_and_on_other_data(
     both = relscope("report", run, "--with", tmp_path / "there", "--with", found)
     assert both.status == 0, both.err
     page = (run / "report.html").read_text()
-    assert page.count(f">A circuit of {len(members)} heads at their regions</h3>") == 2
+    assert page.count(f">A circuit of {len(members)} sites: heads at regions</h3>") == 2
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,7 @@ def test_a_saved_circuit_is_judged_with_another_prompt_and_on_other_data(
         (["{run}", "--shares", ","], "option --shares: ',': give numbers"),
         (["{run}", "--shares", "0,1"], "share 0.0 of all sites: give numbers above 0 and at most 1"),
         (["nowhere"], "nowhere: not a run folder"),
+        ([__file__], "give the folder of a run, or a circuit's file (circuit.json)"),
         (["nowhere.json"], "nowhere.json: cannot be read"),
         (["{found}/circuit.json", "--data", "nowhere"], "nowhere"),
         (["{run}", "--threshold", "2"], "threshold: must be between 0 and 1, not 2.0"),

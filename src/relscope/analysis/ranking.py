@@ -209,9 +209,9 @@ def _parsed(text: str) -> Any:
     try:
         return ir_measures.parse_measure(text)
     except (NameError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = f" ({error})" if isinstance(error, NameError) else ""  # else its text is about the parser
         raise InputError(
-            f"measures: {text!r} is none that ir-measures reads ({reason}); write for example nDCG@10, RR@10 or AP"
+            f"measures: {text!r} is none that ir-measures reads{reason}; write for example nDCG@10, AP or AP(rel=2)@100"
         ) from error
 
 

@@ -147,6 +147,8 @@ def _measured(source: str, folder: Path, given: dict[str, Any]) -> CircuitSummar
         given = given | {"shares": _shares(given["shares"])}
     names = CircuitOptions.__dataclass_fields__
     options = CircuitOptions(**{name: value for name, value in given.items() if name in names})
+    if not is_circuit and Path(source).is_file():
+        raise InputError(f"{source}: give the folder of a run, or a circuit's file (circuit.json)")
     require_sources([given.get("data"), options.rerank])
     require_out(folder, "circuit")
     from relscope.cli.progress import progress_shown
